@@ -1,0 +1,1 @@
+"""Clearcut's image library: images and prompts in, images and masks out. It knows neither Ray nor HTTP."""

@@ -1,0 +1,29 @@
+"""What differs from machine to machine, read from the environment (and a ``.env`` file) at an entry point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Limits, folders and log level. Make it at an entry point and hand it on; never at import."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Level of the service's log.")
+
+    work_dir: Path = Field(Path("data"), description="Folder of jobs.db and the jobs' files.")
+    models_dir: Path = Field(Path("models"), description="Folder of downloaded model weights.")
+    max_image_size: int = Field(1024, ge=0, description="Longest side a job works at, in pixels; 0 keeps the original.")
+    job_ttl_hours: float = Field(24, gt=0, description="Hours until a job and its files are deleted.")
+
+    birefnet_max_image_size_mb: float = Field(10, gt=0, description="Largest upload of background removal, MiB.")
+    upload_max_size_mb: float = Field(50, gt=0, description="Largest upload of a job, MiB.")
+    birefnet_max_megapixels: float = Field(50, gt=0, description="Most pixels of any image, millions.")
+    birefnet_processing_timeout_sec: float = Field(30, gt=0, description="Deadline of one background removal, s.")

@@ -1,0 +1,154 @@
+"""Everything that can go wrong, as one tree. HTTP statuses stand in ``deployments/errors.py``.
+
+ClearcutError
+├── InvalidInput                the caller can mend it
+│   ├── ImageRejected           FileTooLarge, UnsupportedFormat, InvalidImage, ImageBomb, ResolutionTooLarge, ImageTooSmall
+│   ├── PromptRejected          InvalidPoint, TooManyPoints, TooManyObjects
+│   ├── InvalidRequest          a field is missing or has the wrong type
+│   ├── ShapeMismatch           arrays that belong together differ in size
+│   ├── JobNotFound, FileNotFound, JobNotReady, JobBusy
+├── EmptyMask                   the prompt selected nothing usable
+├── EmbeddingLost               embed the image again
+├── ModelNotLoaded, ModelUnavailable, Overloaded, ProcessingTimeout, GpuMemoryExhausted
+├── InferenceError              a model failed; the cause is in the log
+└── StorageError
+    └── StorageFull
+"""
+
+from __future__ import annotations
+
+
+class ClearcutError(Exception):
+    """Base of every error the library raises on purpose.
+
+    Args:
+        detail: A sentence for the caller; it never holds paths, tracebacks or addresses.
+        fields: Further facts for the caller, such as the limit that was passed.
+    """
+
+    code = "INTERNAL_ERROR"
+
+    def __init__(self, detail: str, **fields: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only details would be lost on the way between processes.
+        return _rebuild, (type(self), self.detail, self.fields)
+
+
+def _rebuild(cls: type[ClearcutError], detail: str, fields: dict[str, object]) -> ClearcutError:
+    return cls(detail, **fields)
+
+
+class InvalidInput(ClearcutError):
+    code = "INVALID_REQUEST"
+
+
+class InvalidRequest(InvalidInput):
+    code = "INVALID_REQUEST"
+
+
+class ShapeMismatch(InvalidInput):
+    code = "INVALID_REQUEST"
+
+
+class ImageRejected(InvalidInput):
+    code = "INVALID_IMAGE"
+
+
+class FileTooLarge(ImageRejected):
+    code = "FILE_TOO_LARGE"
+
+
+class UnsupportedFormat(ImageRejected):
+    code = "INVALID_FORMAT"
+
+
+class InvalidImage(ImageRejected):
+    code = "INVALID_IMAGE"
+
+
+class ImageBomb(ImageRejected):
+    code = "IMAGE_BOMB"
+
+
+class ResolutionTooLarge(ImageRejected):
+    code = "RESOLUTION_TOO_LARGE"
+
+
+class ImageTooSmall(ImageRejected):
+    code = "IMAGE_TOO_SMALL"
+
+
+class PromptRejected(InvalidInput):
+    code = "INVALID_POINT"
+
+
+class InvalidPoint(PromptRejected):
+    code = "INVALID_POINT"
+
+
+class TooManyPoints(PromptRejected):
+    code = "TOO_MANY_POINTS"
+
+
+class TooManyObjects(PromptRejected):
+    code = "TOO_MANY_OBJECTS"
+
+
+class JobNotFound(InvalidInput):
+    code = "JOB_NOT_FOUND"
+
+
+class FileNotFound(InvalidInput):
+    code = "FILE_NOT_FOUND"
+
+
+class JobNotReady(InvalidInput):
+    code = "JOB_NOT_READY"
+
+
+class JobBusy(InvalidInput):
+    code = "JOB_BUSY"
+
+
+class EmptyMask(ClearcutError):
+    code = "EMPTY_MASK"
+
+
+class EmbeddingLost(ClearcutError):
+    code = "INFERENCE_ERROR"
+
+
+class ModelNotLoaded(ClearcutError):
+    code = "MODEL_NOT_LOADED"
+
+
+class ModelUnavailable(ClearcutError):
+    code = "MODEL_UNAVAILABLE"
+
+
+class Overloaded(ClearcutError):
+    code = "OVERLOADED"
+
+
+class ProcessingTimeout(ClearcutError):
+    code = "PROCESSING_TIMEOUT"
+
+
+class GpuMemoryExhausted(ClearcutError):
+    code = "GPU_MEMORY_EXHAUSTED"
+
+
+class InferenceError(ClearcutError):
+    code = "INFERENCE_ERROR"
+
+
+class StorageError(ClearcutError):
+    code = "INTERNAL_ERROR"
+
+
+class StorageFull(StorageError):
+    code = "STORAGE_FULL"
