@@ -2,7 +2,8 @@
 
 ClearcutError
 ├── InvalidInput                the caller can mend it
-│   ├── ImageRejected           FileTooLarge, UnsupportedFormat, InvalidImage, ImageBomb, ResolutionTooLarge, ImageTooSmall
+│   ├── ImageRejected           FileTooLarge, UnsupportedFormat, InvalidImage, ImageBomb, ResolutionTooLarge,
+│   │                           ImageTooSmall
 │   ├── PromptRejected          InvalidPoint, TooManyPoints, TooManyObjects
 │   ├── InvalidRequest          a field is missing or has the wrong type
 │   ├── ShapeMismatch           arrays that belong together differ in size

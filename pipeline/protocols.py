@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.types import Alpha8, EmbeddingRef, EngineInfo, Image, Mask, MaskCandidates, Prompt
+from pipeline.types import Alpha8, EmbeddingRef, EngineInfo, Image, Mask, MaskCandidates, MattingResult, Prompt
 
 
 class ImageEmbedding(Protocol):
@@ -68,7 +68,7 @@ class Matting(Protocol):
 
     async def info(self) -> EngineInfo: ...
 
-    async def alpha(self, image: Image) -> Alpha8:
+    async def alpha(self, image: Image) -> MattingResult:
         """Alpha of an image that has the model's input size."""
         ...
 

@@ -87,3 +87,20 @@ class EngineInfo:
     input_size_hw: tuple[int, int]
     tensorrt: bool = False
     degraded_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class MattingResult:
+    """One image's alpha, and what it took.
+
+    Attributes:
+        alpha: uint8, (H, W), 255 is all foreground; the size of the image given.
+        model_version: Name of the model that really made it.
+        infer_s: Time the engine worked on the batch this image was in, in seconds; the rest was waiting.
+        tensorrt: Whether TensorRT ran it.
+    """
+
+    alpha: Alpha8
+    model_version: str
+    infer_s: float
+    tensorrt: bool = False

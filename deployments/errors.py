@@ -1,0 +1,100 @@
+"""Error class → HTTP status: one table, one body for every error of every route."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from pipeline import errors
+
+logger = logging.getLogger("ray.serve")
+
+STATUS_BY_ERROR: dict[type[errors.ClearcutError], int] = {
+    errors.InvalidRequest: 422,
+    errors.InvalidInput: 400,
+    errors.FileTooLarge: 413,
+    errors.JobNotFound: 404,
+    errors.FileNotFound: 404,
+    errors.JobNotReady: 409,
+    errors.JobBusy: 409,
+    errors.EmptyMask: 422,
+    errors.ModelNotLoaded: 503,
+    errors.ModelUnavailable: 503,
+    errors.GpuMemoryExhausted: 503,
+    errors.Overloaded: 503,
+    errors.ProcessingTimeout: 504,
+    errors.StorageFull: 507,
+    errors.ClearcutError: 500,
+}
+
+_CODE_BY_STATUS = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "FILE_TOO_LARGE", 416: "RANGE_NOT_SATISFIABLE"}
+_INTERNAL = "Something went wrong on our side. Try again; if it happens again, report the request_id."
+
+
+def status_of(error: errors.ClearcutError) -> int:
+    """The status of the error's class, or of the nearest class above it."""
+    return next(STATUS_BY_ERROR[cls] for cls in type(error).__mro__ if cls in STATUS_BY_ERROR)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Makes ``app`` answer every error with ``{"detail", "error_code", ..., "request_id"}``."""
+
+    @app.exception_handler(errors.ClearcutError)
+    async def ours(request: Request, error: errors.ClearcutError) -> JSONResponse:
+        status = status_of(error)
+        if status >= 500:
+            logger.warning("%s %s: %s (%s)", request.method, request.url.path, error.detail, error.code)
+        headers = {}
+        retry_after = error.fields.get("retry_after")
+        if isinstance(retry_after, int | float):
+            headers["Retry-After"] = str(math.ceil(retry_after))
+        return error_response(request, status, error.code, error.detail, error.fields, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [
+            {"field": ".".join(str(part) for part in problem["loc"][1:]), "problem": problem["msg"]}
+            for problem in error.errors()
+        ]
+        named = "; ".join(f"{p['field'] or 'body'}: {p['problem']}" for p in problems)
+        return error_response(
+            request, 422, "INVALID_REQUEST", f"The request is not valid. {named}", {"errors": problems}
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = _CODE_BY_STATUS.get(
+            error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL_ERROR"
+        )
+        fields = getattr(error, "fields", {})
+        return error_response(request, error.status_code, code, str(error.detail), fields, dict(error.headers or {}))
+
+
+def error_response(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    fields: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """The one body of errors."""
+    body = {"detail": detail, "error_code": code, **(fields or {}), "request_id": request_id_of(request)}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def internal_error(request: Request) -> JSONResponse:
+    """The answer to what nobody foresaw; the log has the rest under the same ``request_id``."""
+    return error_response(request, 500, "INTERNAL_ERROR", _INTERNAL)
+
+
+def request_id_of(request: Request) -> str:
+    """The id this request has in the log and in the ``X-Request-ID`` header."""
+    return str(request.scope.get("state", {}).get("request_id", ""))

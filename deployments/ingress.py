@@ -1,0 +1,146 @@
+"""The Ingress deployment: every HTTP route. ``create_app`` makes the same application without Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator
+from typing import cast
+
+from fastapi import FastAPI
+from ray import serve
+
+from deployments.errors import install_error_handlers
+from deployments.handles import Handle, RemoteMatting, RemoteModel, call
+from deployments.latency import LatencySummary, Snapshot
+from deployments.middleware import BodyLimit, RequestContext
+from deployments.model_status import ModelStatus
+from deployments.resources import MODELS
+from deployments.routes import background_removal, jobs, system
+from deployments.services import Services
+from deployments.version import API_VERSION
+from pipeline.config import Settings
+from pipeline.errors import ClearcutError
+from pipeline.jobs.artifacts import LocalArtifacts
+from pipeline.jobs.store import JobObject, JobRecord
+
+JOB_CALL_TIMEOUT_S = 30.0
+LATENCY_REPORT_EVERY_S = 5.0
+SMALL_BODY_MB = 1.0
+
+logger = logging.getLogger("ray.serve")
+
+
+def create_app(services: Services) -> FastAPI:
+    """The HTTP application over ``services``."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reporter = asyncio.create_task(_report_latencies(services))
+        yield
+        reporter.cancel()
+
+    app = FastAPI(
+        title="Clearcut",
+        version=API_VERSION,
+        description="Cut people and products out of photos; tap an object to extract it or to make it vanish.",
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for resource in (background_removal, jobs, system):
+        app.include_router(resource.router)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, limit_mb=functools.partial(_body_limit_mb, services.settings))
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _body_limit_mb(settings: Settings, path: str) -> float:
+    if path.endswith("/upload"):
+        return settings.upload_max_size_mb
+    return settings.birefnet_max_image_size_mb if background_removal.PREFIX in path else SMALL_BODY_MB
+
+
+async def _report_latencies(services: Services) -> None:
+    while True:
+        await asyncio.sleep(LATENCY_REPORT_EVERY_S)
+        with contextlib.suppress(ClearcutError, TimeoutError):
+            await services.jobs.report_latency(services.replica, services.latency.snapshot())
+
+
+class RemoteJobs:
+    """The JobManager deployment behind the ``Jobs`` protocol."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    async def create(self, job_id: str, *, width: int, height: int) -> JobRecord:
+        return cast(JobRecord, await self._call("create", job_id, width, height, retry=False))
+
+    async def get(self, job_id: str) -> JobRecord:
+        return cast(JobRecord, await self._call("get", job_id))
+
+    async def segment(self, job_id: str, objects: tuple[JobObject, ...]) -> JobRecord:
+        return cast(JobRecord, await self._call("segment", job_id, objects, retry=False))
+
+    async def require_file(self, job_id: str, name: str) -> None:
+        await self._call("require_file", job_id, name)
+
+    async def delete(self, job_id: str) -> None:
+        await self._call("delete", job_id)
+
+    async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
+        return cast(LatencySummary, await self._call("report_latency", replica, snapshot))
+
+    async def ready(self) -> bool:
+        return cast(bool, await self._call("ready"))
+
+    async def _call(self, method: str, *arguments: object, retry: bool = True) -> object:
+        send = functools.partial(self._handle.options(method_name=method).remote, *arguments)
+        return await call(send, timeout_s=JOB_CALL_TIMEOUT_S, retry=retry)
+
+
+def _remote_services() -> Services:
+    """Handles of the deployments of this application, and this machine's settings."""
+    settings = Settings()
+    models = {name: RemoteModel(serve.get_deployment_handle(name)) for name in MODELS}
+
+    async def status_or_none(model: RemoteModel) -> ModelStatus | None:
+        try:
+            return await model.status()
+        except (ClearcutError, TimeoutError):
+            return None
+
+    async def model_status() -> dict[str, ModelStatus | None]:
+        return dict(zip(models, await asyncio.gather(*map(status_or_none, models.values())), strict=True))
+
+    return Services(
+        settings=settings,
+        matting=RemoteMatting(serve.get_deployment_handle("BiRefNet")),
+        jobs=RemoteJobs(serve.get_deployment_handle("JobManager")),
+        artifacts=LocalArtifacts(settings.work_dir),
+        model_status=model_status,
+    )
+
+
+def _build_asgi() -> FastAPI:
+    return create_app(_remote_services())
+
+
+@serve.deployment(
+    max_ongoing_requests=200, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+)
+@serve.ingress(_build_asgi)
+class Ingress:
+    """The door. It holds the handles so that Serve knows they belong to the application; the routes find their own."""
+
+    def __init__(
+        self,
+        birefnet: Handle,
+        mobile_sam: Handle,
+        lama: Handle,
+        job_manager: Handle,
+    ) -> None:
+        self._handles = (birefnet, mobile_sam, lama, job_manager)

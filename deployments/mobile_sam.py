@@ -1,0 +1,80 @@
+"""The MobileSAM deployment: embeds images in batches, decodes many prompts on each embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from deployments.batching import BATCH_WAIT_S, MAX_BATCH_SIZE, BatchOptions, Inferred, set_batching, unwrap
+from deployments.model_replica import ModelReplica
+from deployments.model_status import ModelStatus
+from pipeline.errors import ClearcutError
+from pipeline.models.ladder import EngineOptions, load_segmentation
+from pipeline.protocols import ImageEmbedding, SegmentationEngine
+from pipeline.types import Image, MaskCandidates, Prompt
+
+_Decode = tuple[ImageEmbedding, list[Prompt], int]
+
+
+@serve.deployment(
+    max_ongoing_requests=64, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+)
+class MobileSAM:
+    """The segmentation engine on one device."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._replica = ModelReplica("MobileSAM", lambda: load_segmentation(options), _warm_up)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        options = BatchOptions.model_validate(user_config)
+        for batched in (self._embed_batch, self._decode_batch):
+            set_batching(batched, options)
+        self._replica.configure(options)
+
+    async def status(self) -> ModelStatus:
+        return self._replica.status()
+
+    async def embed(self, image: Image) -> ImageEmbedding:
+        """The embedding of one image."""
+        _ = self._replica.engine
+        await self._replica.gate.wait()
+        return unwrap(await self._embed_batch(image)).value
+
+    async def masks(self, embedding: ImageEmbedding, prompts: list[Prompt], candidates: int) -> list[MaskCandidates]:
+        """Candidates for every prompt on one embedding."""
+        _ = self._replica.engine
+        await self._replica.gate.wait()
+        return unwrap(await self._decode_batch((embedding, prompts, candidates))).value
+
+    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _embed_batch(self, images: list[Image]) -> list[Inferred[ImageEmbedding] | ClearcutError]:
+        return await self._replica.gate.infer(self._replica.engine.embed, images)
+
+    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _decode_batch(self, calls: list[_Decode]) -> list[Inferred[list[MaskCandidates]] | ClearcutError]:
+        return await self._replica.gate.infer(self._decode, calls)
+
+    def _decode(self, calls: Sequence[_Decode]) -> list[list[MaskCandidates]]:
+        """All prompts of all callers in one decode."""
+        embeddings = [embedding for embedding, prompts, _ in calls for _prompt in prompts]
+        all_prompts = [prompt for _, prompts, _ in calls for prompt in prompts]
+        most = max(candidates for _, _, candidates in calls)
+        found = iter(self._replica.engine.decode(embeddings, all_prompts, candidates=most))
+        return [[_best(next(found), candidates) for _prompt in prompts] for _, prompts, candidates in calls]
+
+    async def check_health(self) -> None:
+        self._replica.gate.check()
+
+
+def _best(found: MaskCandidates, count: int) -> MaskCandidates:
+    return MaskCandidates(found.probabilities[:count], found.scores[:count])
+
+
+def _warm_up(engine: SegmentationEngine) -> None:
+    image = np.full((256, 256, 3), 127, np.uint8)
+    image[96:160, 96:160] = 30
+    (embedding,) = engine.embed([image])
+    engine.decode([embedding], [Prompt(np.array([[128, 128]], np.float32), np.ones(1, np.uint8))])

@@ -1,0 +1,26 @@
+"""What a model replica says of itself, for health and readiness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.types import EngineInfo
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model's state.
+
+    Attributes:
+        info: The engine that runs, or None if none could be loaded.
+        error: Why none could be loaded.
+        gpu_memory_free_mb: Free memory of the replica's GPU in MiB; 0 without one.
+        files: Which of ``checkpoint``, ``config`` and ``tensorrt_engine`` are there.
+    """
+
+    info: EngineInfo | None
+    error: str | None = None
+    gpu_memory_free_mb: float = 0.0
+    files: dict[str, bool] = field(
+        default_factory=lambda: {"checkpoint": False, "config": False, "tensorrt_engine": False}
+    )

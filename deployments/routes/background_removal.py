@@ -1,0 +1,170 @@
+"""Background removal: a photo in, its cut-out back, in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import time
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from deployments.errors import request_id_of
+from deployments.schemas import (
+    ModelFiles,
+    PerformanceMetrics,
+    ProcessingInfo,
+    RemovalAnswer,
+    RemovalHealth,
+    RemoveOptions,
+)
+from deployments.services import Services, ServicesDep
+from deployments.uploads import Upload, read_upload, upload_schema
+from deployments.version import API_VERSION
+from pipeline.codecs import ImageLimits
+from pipeline.errors import ProcessingTimeout
+from pipeline.operations.remove_background import RemovedBackground, remove_background
+from pipeline.stages import StageClock
+
+PREFIX = "/api/background-removal"
+MIB = 1024 * 1024
+
+router = APIRouter(prefix=PREFIX, tags=["background removal"])
+
+_FORM = upload_schema(
+    "image",
+    {"smoothing": {"type": "boolean", "default": True}, "return_base64": {"type": "boolean", "default": False}},
+)
+
+
+@router.get("/health", response_model=RemovalHealth, responses={503: {"description": "The model is not loaded."}})
+async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSONResponse:
+    """Status, model, device and the latencies of the last hour."""
+    status = (await services.model_status())["BiRefNet"]
+    if status is None or status.info is None:
+        problem = (status.error if status else None) or "The model does not answer."
+        body = {"status": "unhealthy", "error": "Model not loaded", "detail": problem, "error_code": "MODEL_NOT_LOADED"}
+        return JSONResponse({**body, "request_id": request_id_of(request)}, status_code=503)
+    summary = await services.jobs.report_latency(services.replica, services.latency.snapshot())
+    return RemovalHealth(
+        status="degraded" if status.info.degraded_reason else "healthy",
+        version=API_VERSION,
+        model=status.info.model_version,
+        device="cuda" if status.info.device == "cuda" else "cpu",
+        tensorrt_enabled=status.info.tensorrt,
+        gpu_memory_free_mb=status.gpu_memory_free_mb,
+        model_files_status=ModelFiles.model_validate(status.files),
+        performance_metrics=PerformanceMetrics.model_validate(summary, from_attributes=True),
+        detail=status.info.degraded_reason,
+    )
+
+
+@router.post(
+    "/remove",
+    openapi_extra=_FORM,
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}, "description": "The cut-out, or JSON with return_base64."}},
+)
+async def remove(request: Request, services: ServicesDep) -> Response:
+    """The photo's foreground as a transparent PNG of the photo's own size."""
+    upload = await read_upload(request, "image")
+    options = _options(upload)
+    clock = StageClock()
+    try:
+        removed = await _remove_in_time(upload, options, services, clock)
+    except BaseException:
+        services.latency.record(None)
+        raise
+    elapsed_ms = round(clock.elapsed_s * 1000, 1)
+    services.latency.record(elapsed_ms)
+    headers = {
+        "X-Processing-Time-Ms": str(elapsed_ms),
+        "X-Original-Size": f"{removed.width}x{removed.height}",
+        "X-Model-Version": removed.model_version,
+        "Server-Timing": _server_timing(clock, elapsed_ms),
+        "Cache-Control": "no-store",
+    }
+    if options.return_base64:
+        answer = await asyncio.to_thread(_base64_answer, removed, options, elapsed_ms)
+        return Response(answer, media_type="application/json", headers=headers)
+    headers["Content-Disposition"] = content_disposition(_result_name(upload.filename))
+    return Response(removed.png, media_type="image/png", headers=headers)
+
+
+async def _remove_in_time(
+    upload: Upload, options: RemoveOptions, services: Services, clock: StageClock
+) -> RemovedBackground:
+    settings = services.settings
+    timeout_s = settings.birefnet_processing_timeout_sec
+    start = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await remove_background(
+                upload.data,
+                matting=services.matting,
+                limits=ImageLimits(
+                    max_bytes=int(settings.birefnet_max_image_size_mb * MIB),
+                    max_megapixels=settings.birefnet_max_megapixels,
+                ),
+                declared_type=upload.declared_type,
+                smoothing=options.smoothing,
+                clock=clock,
+            )
+    except TimeoutError:
+        raise ProcessingTimeout(
+            f"Processing timeout exceeded {timeout_s:g} seconds",
+            elapsed_seconds=round(time.monotonic() - start, 1),
+            suggested_action="Reduce image size or retry with smaller image",
+        ) from None
+
+
+def _options(upload: Upload) -> RemoveOptions:
+    try:
+        return RemoveOptions.model_validate(upload.fields)
+    except ValidationError as error:
+        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+        raise RequestValidationError(problems) from None
+
+
+def _base64_answer(removed: RemovedBackground, options: RemoveOptions, elapsed_ms: float) -> bytes:
+    size = f"{removed.width}x{removed.height}"
+    return (
+        RemovalAnswer(
+            processed_image="data:image/png;base64," + base64.b64encode(removed.png).decode("ascii"),
+            processing_info=ProcessingInfo(
+                original_size=size,
+                output_size=size,
+                edge_smoothing_applied=options.smoothing,
+                processing_time_ms=elapsed_ms,
+                model_version=removed.model_version,
+                tensorrt_enabled=removed.tensorrt,
+            ),
+        )
+        .model_dump_json()
+        .encode()
+    )
+
+
+def _server_timing(clock: StageClock, total_ms: float) -> str:
+    stages = {**clock.stages_ms, "total": total_ms}
+    return ", ".join(f"{name};dur={milliseconds}" for name, milliseconds in stages.items())
+
+
+def _result_name(filename: str) -> str:
+    """``portrait.jpg`` → ``portrait_nobg_20251107_143052.png``."""
+    stem = re.split(r"[/\\]", filename)[-1].rsplit(".", 1)[0]
+    stem = "".join(c for c in stem if c.isprintable() and c not in '<>:"|?*;').strip(" .")[:80] or "image"
+    return f"{stem}_nobg_{datetime.now(UTC):%Y%m%d_%H%M%S}.png"
+
+
+def content_disposition(filename: str) -> str:
+    """An attachment's header after RFC 6266: a plain name, and the exact one if it is not plain."""
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", filename)
+    header = f'attachment; filename="{plain}"'
+    return header if plain == filename else f"{header}; filename*=UTF-8''{quote(filename, safe='')}"

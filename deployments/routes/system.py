@@ -1,0 +1,119 @@
+"""The service about itself: its documentation, its health, and whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from deployments.errors import request_id_of
+from deployments.schemas import ServiceHealth
+from deployments.services import Services, ServicesDep
+from deployments.version import API_VERSION
+
+router = APIRouter(tags=["system"])
+
+_DOCUMENTATION: dict[str, Any] = {
+    "service": "Clearcut",
+    "version": API_VERSION,
+    "description": "Cuts people and products out of photos; extracts or removes what you tap.",
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "endpoints": {
+        "POST /api/background-removal/remove": "A photo (form field image) to a transparent PNG.",
+        "GET /api/background-removal/health": "Model, device and latencies of background removal.",
+        "POST /upload": "A photo (form field file) to a job_id.",
+        "POST /segment": "job_id and coordinates_list: start work on the objects under the points.",
+        "GET /status/{job_id}": "Progress, stage and the files that are ready.",
+        "GET /download/{job_id}/{filename}": "original, mask_i, cropped_i, inpainted_i, full_inpainted (.png).",
+        "DELETE /cleanup/{job_id}": "Delete a job and all its files.",
+        "GET /health": "The service in one look.",
+        "GET /healthz": "The process is up.",
+        "GET /readyz": "Every deployment is ready.",
+    },
+}
+
+
+@router.get("/", response_class=Response)
+async def root(request: Request) -> Response:
+    """What this service offers; browsers are led to the studio."""
+    if prefers_html(request.headers.get("accept", "")):
+        return RedirectResponse("/studio/", status_code=307)
+    return JSONResponse(_DOCUMENTATION)
+
+
+@router.get("/studio/", include_in_schema=False)
+async def studio() -> Response:
+    """The interactive documentation, in the place of the web page to come."""
+    return RedirectResponse("/docs", status_code=307)
+
+
+@router.get("/health", response_model=ServiceHealth, response_model_exclude_none=True)
+async def health(request: Request, services: ServicesDep) -> ServiceHealth | JSONResponse:
+    """Which models are loaded, and on what."""
+    statuses = await services.model_status()
+    infos = {name: status.info if status else None for name, status in statuses.items()}
+    loaded = {name: info is not None for name, info in infos.items()}
+    reasons = {info.degraded_reason for info in infos.values() if info and info.degraded_reason}
+    missing = [name for name, info in infos.items() if info is None]
+    detail = f"Not loaded: {', '.join(missing)}." if missing else " ".join(sorted(reasons)) or None
+    body = ServiceHealth(
+        status="unhealthy" if missing else "degraded" if reasons else "healthy",
+        version=API_VERSION,
+        device="cuda" if any(info and info.device == "cuda" for info in infos.values()) else "cpu",
+        models_loaded=loaded,
+        models={name: info.model_version if info else None for name, info in infos.items()},
+        detail=detail,
+    )
+    if missing:
+        error = {"error_code": "MODEL_NOT_LOADED", "request_id": request_id_of(request)}
+        return JSONResponse({**body.model_dump(), **error}, status_code=503)
+    return body
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """This process is up."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "A deployment is not ready yet."}})
+async def readyz(services: ServicesDep) -> JSONResponse:
+    """200 once every deployment answers; a deployment is up only after its model was loaded and warmed up."""
+    ready = await _ready(services)
+    return JSONResponse(
+        {"status": "ready" if all(ready.values()) else "starting", "deployments": ready},
+        status_code=200 if all(ready.values()) else 503,
+    )
+
+
+async def _ready(services: Services) -> dict[str, bool]:
+    async def jobs() -> bool:
+        try:
+            return await asyncio.wait_for(services.jobs.ready(), 2.0)
+        except Exception:
+            return False
+
+    statuses, jobs_ready = await asyncio.gather(services.model_status(), jobs())
+    return {
+        **{name: status is not None for name, status in statuses.items()},
+        "JobManager": jobs_ready,
+        "Ingress": True,
+    }
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an ``Accept`` header ranks text/html above application/json."""
+
+    def quality(media_type: str) -> float:
+        best = 0.0
+        for item in accept.split(","):
+            name, *parameters = [part.strip() for part in item.split(";")]
+            if name.lower() == media_type:
+                weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+                best = max(best, float(weight) if weight.replace(".", "", 1).isdigit() else 0.0)
+        return best
+
+    return quality("text/html") > quality("application/json")

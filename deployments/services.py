@@ -1,0 +1,65 @@
+"""What the routes work with. In production it holds handles; in tests, whatever fits the protocols."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from deployments.latency import LatencySummary, LatencyWindow, Snapshot
+from deployments.model_status import ModelStatus
+from pipeline.config import Settings
+from pipeline.jobs.artifacts import ArtifactStore
+from pipeline.jobs.store import JobObject, JobRecord
+from pipeline.protocols import Matting
+
+
+class Jobs(Protocol):
+    """JobManager, as the routes see it. The methods raise what ``JobScheduler``'s raise."""
+
+    async def create(self, job_id: str, *, width: int, height: int) -> JobRecord: ...
+
+    async def get(self, job_id: str) -> JobRecord: ...
+
+    async def segment(self, job_id: str, objects: tuple[JobObject, ...]) -> JobRecord: ...
+
+    async def require_file(self, job_id: str, name: str) -> None: ...
+
+    async def delete(self, job_id: str) -> None: ...
+
+    async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary: ...
+
+    async def ready(self) -> bool: ...
+
+
+@dataclass
+class Services:
+    """Everything one ingress replica has.
+
+    Attributes:
+        settings: Limits and folders.
+        matting: The matting model.
+        jobs: Who owns the jobs.
+        artifacts: Where uploads go and downloads come from.
+        model_status: Each model's state by deployment name; None for one that does not answer in time.
+        latency: What this replica saw in the last hour.
+        replica: This replica's name on the latency board.
+    """
+
+    settings: Settings
+    matting: Matting
+    jobs: Jobs
+    artifacts: ArtifactStore
+    model_status: Callable[[], Awaitable[Mapping[str, ModelStatus | None]]]
+    latency: LatencyWindow = field(default_factory=LatencyWindow)
+    replica: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def _services_of(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(_services_of)]

@@ -1,0 +1,3 @@
+"""The version of the HTTP API."""
+
+API_VERSION = "1.0.0"

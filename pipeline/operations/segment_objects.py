@@ -1,0 +1,35 @@
+"""The tap: points on a photo in, one mask per object out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from pipeline import masks, resize
+from pipeline.errors import EmbeddingLost
+from pipeline.protocols import Segmenter
+from pipeline.types import Image, Mask, MaskCandidates, Prompt
+
+
+async def segment_objects(image: Image, prompts: Sequence[Prompt], *, segmenter: Segmenter) -> list[Mask]:
+    """The best mask for each prompt, at the size of ``image``; an object that was not found has an empty mask.
+
+    The image is embedded once, at most at the model's size, and all prompts are decoded together.
+
+    Raises:
+        InferenceError: The model could not answer.
+    """
+    info = await segmenter.info()
+    model_image = await asyncio.to_thread(resize.fit_within, image, min(info.input_size_hw))
+    scale_y = model_image.shape[0] / image.shape[0]
+    scale_x = model_image.shape[1] / image.shape[1]
+    scaled = [prompt.scaled(scale_x, scale_y) for prompt in prompts]
+    try:
+        found = await segmenter.masks(await segmenter.embed(model_image), scaled)
+    except EmbeddingLost:  # the node that held it is gone; another one can embed again
+        found = await segmenter.masks(await segmenter.embed(model_image), scaled)
+    return await asyncio.to_thread(_lift_best, found, image)
+
+
+def _lift_best(found: Sequence[MaskCandidates], image: Image) -> list[Mask]:
+    return [masks.lift_mask(candidates.probabilities[0], image.shape[:2]) for candidates in found]
