@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline import codecs
+from pipeline.codecs import OWN_FILES
 from pipeline.errors import (
     ClearcutError,
     FileNotFound,
@@ -164,7 +165,7 @@ class JobScheduler:
         report = _StoredReport(self, record.job_id)
         await report.stage("loading", 1)
         data = await self._in_pool(lambda: self._artifacts.read(record.job_id, ORIGINAL))
-        photo = await asyncio.get_running_loop().run_in_executor(self._pool, codecs.decode_image, data)
+        photo = await asyncio.get_running_loop().run_in_executor(self._pool, codecs.decode_image, data, OWN_FILES)
         await extract_and_remove(
             photo.pixels,
             [to_prompt(item) for item in record.objects],

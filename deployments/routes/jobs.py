@@ -17,7 +17,7 @@ from deployments.schemas import JobAccepted, JobDeleted, JobStatus, SegmentReque
 from deployments.services import ServicesDep
 from deployments.uploads import read_upload, upload_schema
 from pipeline import codecs, resize
-from pipeline.codecs import ImageLimits
+from pipeline.codecs import OWN_FILES, ImageLimits
 from pipeline.errors import FileTooLarge, ImageRejected, InvalidInput
 from pipeline.jobs.store import JobObject
 from pipeline.operations.extract_and_remove import ORIGINAL
@@ -120,7 +120,7 @@ def _prepare(data: bytes, limits: ImageLimits, declared_type: str | None, max_si
 
 
 def _to_jpeg(png: bytes, filename: str) -> bytes:
-    photo = codecs.decode_image(png)
+    photo = codecs.decode_image(png, OWN_FILES)
     if photo.alpha is not None or filename.startswith("cropped_"):
         raise InvalidInput("JPEG has no transparency. Fetch this file as PNG.", filename=filename)
     return codecs.encode_jpeg(photo.pixels)
