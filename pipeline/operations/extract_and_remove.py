@@ -79,18 +79,23 @@ async def extract_and_remove(
             lambda: codecs.encode_png(compositing.crop_cutout(image, mask), icc_profile=icc_profile),
         )
 
-    async def remove(name: str, mask: Mask) -> None:
+    async def remove(mask: Mask, *names: str) -> None:
         filled = await remove_object(image, mask, inpainter=inpainter)
-        await save(name, lambda: codecs.encode_png(filled, icc_profile=icc_profile))
+        png = await run_in_pool(lambda: codecs.encode_png(filled, icc_profile=icc_profile))
+        for name in names:
+            await report.artifact(name, png, progress.step())
 
     work = [extract(index, mask) for index, mask in usable]
-    work += [remove(f"inpainted_{index}.png", mask) for index, mask in usable]
+    if len(usable) == len(found) == 1:  # without the one object is without them all
+        work.append(remove(found[0], "inpainted_0.png", FULL_INPAINTED))
+        return await _all(work)
+    work += [remove(mask, f"inpainted_{index}.png") for index, mask in usable]
     await _all(work)
     if len(usable) < len(found):
         missing = min(set(range(len(found))) - {index for index, _ in usable})
         raise EmptyMask(f"Segmentation failed for object {missing}: mask too small")
     await report.stage("filling", progress.now())
-    await _all([remove(FULL_INPAINTED, np.logical_or.reduce(found))])
+    await remove(np.logical_or.reduce(found), FULL_INPAINTED)
 
 
 async def _all(work: Sequence[Awaitable[None]]) -> None:
