@@ -1,16 +1,39 @@
-"""Holes filled without a network."""
+"""Holes filled without a network: texture shifted from elsewhere in the picture.
+
+Where the picture repeats itself is found in a small copy, and so is which shift each pixel of the hole takes. The
+pixels themselves are copied at full size, so their detail stays, and fitted in by Poisson's equation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.models.embedded.dominant_shifts import add_covering_shifts, dominant_shifts
 from pipeline.models.embedded.membrane import fill_smoothly
+from pipeline.models.embedded.seamless_copy import copy_seamlessly
+from pipeline.models.embedded.shift_map import choose_shifts
 from pipeline.types import EngineInfo, Image, Mask
 
+_Float = NDArray[np.float32]
+
 _LARGEST_SIDE_PX: Final = 1024
+_CONTEXT_SHARE: Final = 1.0
+"""Texture is looked for as far around the hole as this share of the hole's longer side."""
+
+_MIN_CONTEXT_PX: Final = 48
+_WORK_SIDE_PX: Final = 192
+_WORK_HOLE_PX: Final = 2000
+"""The small copy has at most this side, and this many hole pixels: they bound the time a hole takes."""
+
+_SHIFTS: Final = 40
+_COVERING_SHIFTS: Final = 8
+_SMALLEST_TEXTURED_PX: Final = 30
+"""Smaller holes are filled smoothly: nobody sees their texture."""
 
 
 class OpenCvInpainting:
@@ -34,5 +57,47 @@ class OpenCvInpainting:
 
 
 def _fill(image: Image, hole: Mask) -> Image:
-    smooth = np.rint(fill_smoothly(image.astype(np.float32), hole)).clip(0, 255).astype(np.uint8)
-    return np.where(hole[..., None], smooth, image)
+    filled = image.copy()
+    if not hole.any():
+        return filled
+    box = _box(hole)
+    picture, gap = image[box].astype(np.float32), hole[box]
+    fill = fill_smoothly(picture, gap)
+    if gap.sum() >= _SMALLEST_TEXTURED_PX and not gap.all():
+        fill = copy_seamlessly(fill, gap, _shift_field(fill, gap))
+    filled[box][gap] = np.rint(fill[gap]).clip(0, 255)
+    return filled
+
+
+def _box(hole: Mask) -> tuple[slice, slice]:
+    """Rows and columns of the hole and of its context."""
+    rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+    longer = max(int(np.ptp(rows)), int(np.ptp(columns))) + 1
+    context = max(_MIN_CONTEXT_PX, round(_CONTEXT_SHARE * longer))
+    return (
+        slice(max(0, int(rows[0]) - context), int(rows[-1]) + 1 + context),
+        slice(max(0, int(columns[0]) - context), int(columns[-1]) + 1 + context),
+    )
+
+
+def _shift_field(smooth: _Float, hole: Mask) -> NDArray[np.intp]:
+    """For each pixel of the hole how far away its copy is, (H, W, 2) as (y, x); zero where nothing can be copied.
+
+    Args:
+        smooth: float32, (H, W, 3), the picture with its hole filled smoothly.
+        hole: bool, (H, W).
+    """
+    height, width = hole.shape
+    scale = min(1.0, _WORK_SIDE_PX / max(height, width), float((_WORK_HOLE_PX / hole.sum()) ** 0.5))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_AREA), np.float32)
+    gap = np.asarray(cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32) > 0
+    if gap.all():
+        return np.zeros((height, width, 2), np.intp)
+    shifts = dominant_shifts(small, ~gap, count=_SHIFTS)
+    shifts = add_covering_shifts(shifts, gap, count=_COVERING_SHIFTS)
+    labels = choose_shifts(small, gap, small, shifts)
+    factors = np.array([height / size[1], width / size[0]])
+    lengths = np.concatenate([np.rint(shifts * factors), [[0, 0]]]).astype(np.intp)  # label -1 is the last: stay
+    lifted = cv2.resize(labels.astype(np.int16), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.intp)
+    return np.asarray(lengths[np.where(hole, lifted, -1)], np.intp)

@@ -110,3 +110,18 @@ def test_pictures_of_different_sizes_share_a_call_and_gray_stays_gray() -> None:
 
 def test_the_same_hole_is_filled_the_same_every_time() -> None:
     assert np.array_equal(fill(textured(), hole()), fill(textured(), hole()))
+
+
+def test_texture_is_kept_where_telea_smears_it() -> None:
+    image, mask = textured(), hole()
+    telea = cv2.inpaint(image, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    truth, ours = detail(image, mask), detail(fill(image, mask), mask)
+    assert ours > 0.7 * truth
+    assert ours > 1.5 * detail(telea, mask)
+
+
+def test_a_straight_edge_goes_on_through_the_hole() -> None:
+    image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+    image[: HEIGHT // 2] = (200, 190, 180)
+    filled = fill(image, hole(110, HEIGHT // 2))
+    assert (np.abs(filled.astype(int) - image).max(axis=2) > 30).mean() < 0.004
