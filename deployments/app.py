@@ -1,12 +1,13 @@
 """The whole graph on one screen: who exists, who calls whom, and what each may use."""
 
-from __future__ import annotations
+# No "from __future__ import annotations": Serve reads the type of build()'s argument to validate args:.
 
 from typing import Any, Literal, cast
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from deployments.birefnet import BiRefNet
 from deployments.ingress import Ingress
@@ -14,6 +15,7 @@ from deployments.job_manager import JobManager
 from deployments.lama import LaMa
 from deployments.mobile_sam import MobileSAM
 from deployments.resources import plan_resources
+from pipeline.config import Settings
 from pipeline.models.ladder import EngineChoice, EngineOptions
 
 
@@ -60,9 +62,17 @@ def build(args: AppArgs) -> serve.Application:
         nodes=[node["Resources"] for node in ray.nodes() if node["Alive"]],  # type: ignore[no-untyped-call]
     )
 
+    log_level = Settings().log_level.upper()
+
     def bind(deployment: Any, *arguments: object) -> serve.Application:
-        options = plan[deployment.name].actor_options()
-        return cast(serve.Application, deployment.options(ray_actor_options=options).bind(*arguments))
+        name = deployment.name
+        logging_config = LoggingConfig(
+            encoding="JSON",
+            log_level=log_level,
+            enable_access_log=name == "Ingress",  # a line per request, not one per call between deployments
+        )
+        options = {"ray_actor_options": plan[name].actor_options(), "logging_config": logging_config}
+        return cast(serve.Application, deployment.options(**options).bind(*arguments))
 
     def engine(name: str) -> EngineOptions:
         return EngineOptions(engine=args.engine, has_gpu=plan[name].num_gpus > 0, threads=args.threads)

@@ -33,8 +33,8 @@ SMALL_BODY_MB = 1.0
 logger = logging.getLogger("ray.serve")
 
 
-def create_app(services: Services) -> FastAPI:
-    """The HTTP application over ``services``."""
+def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
+    """The HTTP application over ``services``; ``behind_serve`` if Serve's proxy stands in front of it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,7 +53,7 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(resource.router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit_mb=functools.partial(_body_limit_mb, services.settings))
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, send_id=not behind_serve)
     return app
 
 
@@ -126,7 +126,7 @@ def _remote_services() -> Services:
 
 
 def _build_asgi() -> FastAPI:
-    return create_app(_remote_services())
+    return create_app(_remote_services(), behind_serve=True)
 
 
 @serve.deployment(

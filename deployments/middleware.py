@@ -32,10 +32,16 @@ class BodyTooLarge(HTTPException):
 
 
 class RequestContext:
-    """Gives each request its id, and answers with our error body whatever a route lets escape."""
+    """Gives each request its id, and answers with our error body whatever a route lets escape.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: The next application.
+        send_id: Whether to send the id as ``X-Request-ID``; Serve's proxy does so itself.
+    """
+
+    def __init__(self, app: ASGIApp, *, send_id: bool = True) -> None:
         self._app = app
+        self._send_id = send_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +56,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                if self._send_id:
+                    headers["X-Request-ID"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 

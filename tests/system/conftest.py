@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ def start_service(folder: Path, arguments: Sequence[str] = (), **environment: st
     env.pop("RAY_ADDRESS", None)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "run_serve.py"), *arguments],
+            [str(ROOT / "scripts" / "serve.sh"), *arguments],
             cwd=folder,
             env=env,
             stdout=output,
