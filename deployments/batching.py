@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +48,12 @@ class Inferred(Generic[Result]):
 
 
 class BatchGate:
-    """The gate, the one-thread executor and the watch over a stuck inference of one replica."""
+    """The gate, the one-thread executor and the watch over a stuck inference of one replica.
+
+    Attributes:
+        stuck_after_s: Longest an inference may run before the replica counts as broken.
+        batch_sizes: How many batches of each size have run.
+    """
 
     def __init__(self) -> None:
         self._idle = asyncio.Event()
@@ -55,6 +61,7 @@ class BatchGate:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._busy_since: float | None = None
         self.stuck_after_s = BatchOptions().stuck_after_s
+        self.batch_sizes: Counter[int] = Counter()
 
     async def wait(self) -> None:
         """Returns when no batch runs."""
@@ -65,6 +72,7 @@ class BatchGate:
     ) -> list[Inferred[Result] | ClearcutError]:
         """``function(items)`` in the executor: a result for each item, or the error that item caused."""
         self._idle.clear()
+        self.batch_sizes[len(items)] += 1
         self._busy_since = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, _infer, function, items)

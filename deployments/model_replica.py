@@ -52,7 +52,8 @@ class ModelReplica(Generic[Engine]):
 
     def status(self) -> ModelStatus:
         """What runs here."""
-        return ModelStatus(info=self._engine.info if self._engine else None, error=self._error)
+        info = self._engine.info if self._engine else None
+        return ModelStatus(info, self._error, batch_sizes=dict(self.gate.batch_sizes))
 
     def configure(self, options: BatchOptions) -> None:
         """Takes over what concerns the gate."""

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import cv2
+
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.embedded.opencv_inpainting import OpenCvInpainting
 from pipeline.models.embedded.opencv_matting import OpenCvMatting
@@ -55,7 +57,8 @@ def load_inpainting(options: EngineOptions) -> InpaintingEngine:
 
 
 def _require_embedded(model: str, options: EngineOptions) -> None:
-    """Logs why every rung above the embedded one is passed over."""
+    """Prepares the embedded rung, and logs why every rung above it is passed over."""
+    cv2.setNumThreads(options.threads)
     if options.has_gpu:
         logger.warning("%s: %s; running on the CPU.", model, _why_no_cuda())
     if options.engine not in ("auto", "embedded"):

@@ -67,7 +67,18 @@ def test_a_job_of_ten_objects_leaves_32_files_and_the_rest_of_the_photo_alone(
     upright = cv2.resize(np.asarray(cv2.imread(str(photo))), (1024, 1024), interpolation=cv2.INTER_CUBIC)
     jpeg = cv2.imencode(".jpg", upright)[1].tobytes()
     job_id = client.post("/upload", files={"file": ("large.jpg", jpeg, "image/jpeg")}).json()["job_id"]
-    taps = [[380, 700], [786, 854], [440, 200], [840, 300], [200, 900], [640, 640], [100, 300], [560, 420], [900, 560], [320, 480]]
+    taps = [
+        [380, 700],
+        [786, 854],
+        [440, 200],
+        [840, 300],
+        [200, 900],
+        [640, 640],
+        [100, 300],
+        [560, 420],
+        [900, 560],
+        [320, 480],
+    ]
     started = client.post("/segment", params={"job_id": job_id}, json={"coordinates_list": taps})
     assert started.status_code == 200, started.text
     status = wait_until_done(client, job_id)
@@ -80,7 +91,9 @@ def test_a_job_of_ten_objects_leaves_32_files_and_the_rest_of_the_photo_alone(
     for index in range(10):
         mask = decoded(files[f"mask_{index}.png"].content)
         union |= mask
-        assert_same_outside(original, decoded(files[f"inpainted_{index}.png"].content), mask, status["refine_radius_px"])
+        assert_same_outside(
+            original, decoded(files[f"inpainted_{index}.png"].content), mask, status["refine_radius_px"]
+        )
     assert_same_outside(original, decoded(files["full_inpainted.png"].content), union, status["refine_radius_px"])
     assert client.delete(f"/cleanup/{job_id}").status_code == 200
 
