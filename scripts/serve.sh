@@ -28,16 +28,4 @@ wait "$installation"
 trap - INT TERM
 set +m
 
-# Every process of the cluster inherits these.
-export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
-export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
-# A dead proxy is replaced after 3 s instead of 29 s.
-export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S="${RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S:-1}"
-export RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="${RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S:-2}"
-# uvicorn believes X-Forwarded-For from these peers, and from 127.0.0.1 by default: name an address that is no one's.
-export FORWARDED_ALLOW_IPS="${FORWARDED_ALLOW_IPS:-255.255.255.255}"
-export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONUNBUFFERED=1
-
-cd "$ROOT" # WORK_DIR, MODELS_DIR and .env are relative to it
 exec "$ROOT/.venv/bin/python" "$ROOT/scripts/run_serve.py" "${config[@]}"
