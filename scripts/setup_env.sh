@@ -23,11 +23,11 @@ die() {
     exit 1
 }
 
-groups=(base)
+group=base # of requirements/*.lock; dev holds base
 flavour=""
 for option in "$@"; do
     case "$option" in
-        --dev) groups+=(dev) ;;
+        --dev) group=dev ;;
         --gpu) flavour=cuda ;;
         --cpu) flavour=cpu ;;
         *) die "unknown option $option (known: --dev --gpu --cpu)" ;;
@@ -57,23 +57,19 @@ wanted() { # what the stamp of group $1 says when that group is installed
     echo "${line%% *} torch-$TORCH-$flavour"
 }
 installed() { [[ "$(cat "$VENV/.installed-$1" 2>/dev/null)" == "$(wanted "$1")" ]]; }
-all_installed() {
-    local group
-    for group in "${groups[@]}"; do installed "$group" || return 1; done
-}
 
 TORCH="$(sed -nE 's/^ *"torch==([0-9.]+)".*/\1/p' pyproject.toml)"
 if [[ -z "$flavour" ]]; then
     # A CUDA build that was asked for once (an image built on a machine without a GPU) is kept.
     if has_nvidia_driver || grep -qsx cuda "$VENV/.torch"; then flavour=cuda; else flavour=cpu; fi
 fi
-if all_installed; then exit 0; fi
+if installed "$group"; then exit 0; fi
 
 # --- one installation at a time --------------------------------------------------------------------------------------
 
 exec {lock}<"$ROOT/requirements/base.lock"
 flock --nonblock "$lock" || { say "another installation is running here, waiting for it"; flock "$lock"; }
-if all_installed; then exit 0; fi
+if installed "$group"; then exit 0; fi
 
 started=$SECONDS
 LOG="$(mktemp)"
@@ -114,12 +110,9 @@ if [[ ! -e "$VENV" ]]; then
 fi
 
 touch "$VENV/.installing"
-for group in "${groups[@]}"; do
-    if installed "$group"; then continue; fi
-    rm -f "$VENV/.installed-$group"
-    say "installing requirements/$group.lock ($(grep -c '^[a-z0-9]' "requirements/$group.lock") packages)"
-    pip --require-hashes --requirement "requirements/$group.lock" || explain_failure
-done
+rm -f "$VENV"/.installed-*
+say "installing requirements/$group.lock ($(grep -c '^[a-z0-9]' "requirements/$group.lock") packages)"
+pip --require-hashes --requirement "requirements/$group.lock" || explain_failure
 
 # --- torch: its builds come from different places, so it stands in no lock file ------------------------------------------
 
@@ -141,10 +134,11 @@ install_cuda_torch() {
     say "installing torch $TORCH, CUDA build"
     # === takes no local version such as +cpu for an answer.
     pip "torch===$TORCH" || return 1
-    local requirements
-    mapfile -t requirements < <("$PYTHON" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["gpu"], sep="\n")')
-    say "installing the gpu group: ${requirements[*]}"
-    pip "${requirements[@]}" || say "WARNING: the gpu group could not be installed (see above); torch runs on the GPU without it"
+    local requirement
+    while read -r requirement; do # one by one: pycuda is compiled and needs nvcc, TensorRT comes from NVIDIA's index
+        say "installing $requirement (gpu group)"
+        pip "$requirement" || say "WARNING: $requirement could not be installed (see above); torch runs on the GPU without it"
+    done < <("$PYTHON" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["gpu"], sep="\n")')
 }
 
 if [[ "$(torch_build) $(cat "$VENV/.torch" 2>/dev/null)" != "$TORCH"*" $flavour" ]]; then
@@ -156,6 +150,7 @@ if [[ "$(torch_build) $(cat "$VENV/.torch" 2>/dev/null)" != "$TORCH"*" $flavour"
 fi
 [[ -z "$INTERRUPTED" ]] || explain_failure
 
-for group in "${groups[@]}"; do wanted "$group" >"$VENV/.installed-$group"; done
+wanted base >"$VENV/.installed-base"
+[[ "$group" == base ]] || wanted "$group" >"$VENV/.installed-$group"
 rm -f "$VENV/.installing"
 say "ready after $((SECONDS - started)) s: $("$PYTHON" --version), torch $(torch_build)"
