@@ -16,8 +16,10 @@ _PATCH_PX: Final = 7
 _FEATURES: Final = 20
 """Principal components a patch is compared by, out of 147 numbers."""
 
-_SAMPLES: Final = 1000
-_NEAREST_SHARE: Final = 1 / 12
+_SAMPLES: Final = 800
+_RIM_SAMPLES: Final = 600
+"""Patches asked for their likeness: some from all over, and those next to the hole, whose shifts it needs."""
+_NEAREST_SHARE: Final = 1 / 24
 """Shifts shorter than this share of the longer side say only that neighbours are alike."""
 
 
@@ -36,7 +38,9 @@ def dominant_shifts(image: _Float, known: Mask, *, count: int) -> NDArray[np.int
     if len(places) < 2:
         return np.zeros((0, 2), np.intp)
     features = _features(image, places)
-    asked = np.arange(0, len(places), max(1, len(places) // _SAMPLES))
+    depth = np.asarray(cv2.distanceTransform(known.astype(np.uint8), cv2.DIST_L2, 3), np.float32)
+    by_rim = np.argsort(depth[places[:, 0], places[:, 1]], kind="stable")
+    asked = np.concatenate([by_rim[:_RIM_SAMPLES], by_rim[_RIM_SAMPLES :: max(1, len(places) // _SAMPLES)]])
     far_px = max(height, width) * _NEAREST_SHARE
     lengths = (features**2).sum(axis=1)
     votes = np.zeros((2 * height - 1, 2 * width - 1), np.float32)

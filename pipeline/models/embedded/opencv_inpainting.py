@@ -27,10 +27,10 @@ _CONTEXT_SHARE: Final = 1.0
 
 _MIN_CONTEXT_PX: Final = 48
 _WORK_SIDE_PX: Final = 192
-_WORK_HOLE_PX: Final = 2000
-"""The small copy has at most this side, and this many hole pixels: they bound the time a hole takes."""
+_WORK_HOLE_PX: Final = 3000
+"""The small copy has at most this side, and so many pixels in the box around its hole: they bound time and memory."""
 
-_SHIFTS: Final = 40
+_SHIFTS: Final = 64
 _COVERING_SHIFTS: Final = 8
 _SMALLEST_TEXTURED_PX: Final = 30
 """Smaller holes are filled smoothly: nobody sees their texture."""
@@ -88,7 +88,8 @@ def _shift_field(smooth: _Float, hole: Mask) -> NDArray[np.intp]:
         hole: bool, (H, W).
     """
     height, width = hole.shape
-    scale = min(1.0, _WORK_SIDE_PX / max(height, width), float((_WORK_HOLE_PX / hole.sum()) ** 0.5))
+    box_px = np.ptp(np.flatnonzero(hole.any(axis=1)) + 1.0) * np.ptp(np.flatnonzero(hole.any(axis=0)) + 1.0)
+    scale = min(1.0, _WORK_SIDE_PX / max(height, width), float((_WORK_HOLE_PX / max(box_px, 1.0)) ** 0.5))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_AREA), np.float32)
     gap = np.asarray(cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32) > 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.embedded.poisson import laplacian, solve_poisson
+from pipeline.models.embedded.poisson import solve_poisson
 from pipeline.types import Mask
 
 _Float = NDArray[np.float32]
+
+_EDGE_LEVELS: Final = 120.0
+"""Jumps much larger than this are edges that end at a seam; evened out they would glow far into the hole."""
 
 
 def copy_seamlessly(image: _Float, hole: Mask, shifts_yx: NDArray[np.intp]) -> _Float:
@@ -34,7 +39,7 @@ def copy_seamlessly(image: _Float, hole: Mask, shifts_yx: NDArray[np.intp]) -> _
         return image[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
 
     copied = look(source_y, source_x)
-    divergence = np.zeros_like(copied)
+    divergence = np.zeros_like(copied)  # of what the gradient must change by
     weight = inside.astype(np.float32)[..., None]
     for down, right in ((1, 0), (0, 1)):
         first = np.s_[: inside.shape[0] - down, : inside.shape[1] - right]
@@ -42,10 +47,11 @@ def copy_seamlessly(image: _Float, hole: Mask, shifts_yx: NDArray[np.intp]) -> _
         # Only copies have a say: between a copy and the known picture it is the copy's own gradient that counts.
         step = weight[first] * (look(source_y[first] + down, source_x[first] + right) - copied[first])
         step += weight[second] * (copied[second] - look(source_y[second] - down, source_x[second] - right))
-        step /= np.maximum(weight[first] + weight[second], 1.0)
-        divergence[first] += step
-        divergence[second] -= step
-    correction = solve_poisson((divergence - laplacian(copied)) * weight, inside)
+        jump = step / np.maximum(weight[first] + weight[second], 1.0) - (copied[second] - copied[first])
+        jump *= 1.0 / (1.0 + (jump**2).sum(axis=2, keepdims=True) / _EDGE_LEVELS**2)
+        divergence[first] += jump
+        divergence[second] -= jump
+    correction = solve_poisson(divergence * weight, inside)
     filled = image.copy()
     filled[box] = copied + correction
     return filled

@@ -13,9 +13,15 @@ from pipeline.types import Mask
 _Float = NDArray[np.float32]
 
 _FORBIDDEN: Final = np.float32(1e7)
-_SWEEPS: Final = 3
+_SWEEPS: Final = 2
 _RIM_WINDOW_PX: Final = 5
 _RIM_WEIGHT: Final = 2.0
+_MISMATCH_LIMIT: Final = np.float32(3 * 50.0**2)
+"""Beyond this squared distance at the rim, farther is no worse: an edge that ends there need not be continued."""
+
+_DISTANCE_WEIGHT: Final = 200.0
+"""Near things belong together: a shift costs this much times its share of the longer side."""
+
 _EXPECTED_WEIGHT: Final = 0.5
 _EXPECTED_LIMIT: Final = np.float32(3 * 40.0**2)
 """Beyond this squared distance from the expected colour, farther is no worse: the expectation is only a guess."""
@@ -59,11 +65,12 @@ def _copies(
         fits = (y + dy == sy) & (x + dx == sx) & ~hole[sy, sx]
         copied = image[sy, sx]
         comparable = known * fits
-        mismatch = ((copied - image) ** 2).sum(axis=2) * comparable
+        mismatch = np.minimum(((copied - image) ** 2).sum(axis=2), _MISMATCH_LIMIT) * comparable
         rim = cv2.boxFilter(mismatch, -1, window, normalize=False)
         weight = cv2.boxFilter(comparable, -1, window, normalize=False)
         unlike = np.minimum(((blurred[sy, sx] - expected) ** 2).sum(axis=2), _EXPECTED_LIMIT)
         cost = _RIM_WEIGHT * rim / np.maximum(weight, 1.0) * (weight > 0) + _EXPECTED_WEIGHT * unlike
+        cost += _DISTANCE_WEIGHT * float(np.hypot(dy, dx)) / max(height, width)
         colours.append(copied[box])
         costs.append(np.where(fits, cost, _FORBIDDEN)[box])
     return np.stack(colours, axis=2), np.stack(costs, axis=2).astype(np.float32)
@@ -71,10 +78,12 @@ def _copies(
 
 def _seam_costs(colours: _Float) -> _Float:
     """Squared distance between what any two shifts put at a pixel, (h, w, K, K)."""
-    products = colours @ colours.swapaxes(2, 3)
-    squares = np.diagonal(products, axis1=2, axis2=3)
-    distances = squares[..., :, None] + squares[..., None, :] - 2.0 * products
-    return np.asarray(np.maximum(distances, 0.0), np.float32)
+    distances = colours @ colours.swapaxes(2, 3)
+    squares = np.diagonal(distances, axis1=2, axis2=3).copy()
+    distances *= -2.0  # in place: this is by far the largest array of a fill
+    distances += squares[..., :, None]
+    distances += squares[..., None, :]
+    return np.asarray(np.maximum(distances, 0.0, out=distances), np.float32)
 
 
 def _sweep(costs: _Float, seams: _Float, inside: Mask) -> _Float:

@@ -24,7 +24,7 @@ def sky() -> Image:
     return np.broadcast_to(ramp + np.array([-40, -10, 20]), (HEIGHT, WIDTH, 3)).clip(0, 255).astype(np.uint8)
 
 
-def hole(x: int = 110, y: int = 80, radius_px: int = 28, size_hw: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
+def hole(x: int = 110, y: int = 80, radius_px: int = 18, size_hw: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
     mask = np.zeros(size_hw, np.uint8)
     cv2.circle(mask, (x, y), radius_px, 1, -1)
     return mask > 0
@@ -125,3 +125,12 @@ def test_a_straight_edge_goes_on_through_the_hole() -> None:
     image[: HEIGHT // 2] = (200, 190, 180)
     filled = fill(image, hole(110, HEIGHT // 2))
     assert (np.abs(filled.astype(int) - image).max(axis=2) > 30).mean() < 0.004
+
+
+def test_far_apart_holes_are_filled_together() -> None:
+    image = np.tile(textured(), (3, 3, 1))
+    mask = np.zeros(image.shape[:2], np.bool_)
+    mask[5:30, 5:30] = mask[-30:-5, -30:-5] = True
+    filled = fill(image, mask)
+    assert np.array_equal(filled[~mask], image[~mask])
+    assert detail(filled, mask) > 0.6 * detail(image, mask)
