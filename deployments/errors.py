@@ -50,12 +50,24 @@ def install_error_handlers(app: FastAPI) -> None:
     async def ours(request: Request, error: errors.ClearcutError) -> JSONResponse:
         status = status_of(error)
         if status >= 500:
-            logger.warning("%s %s: %s (%s)", request.method, request.url.path, error.detail, error.code)
+            logger.warning(
+                "%s %s: %s (%s, request %s)",
+                request.method,
+                request.url.path,
+                error.detail,
+                error.code,
+                request_id_of(request),
+            )
         headers = {}
         retry_after = error.fields.get("retry_after")
         if isinstance(retry_after, int | float):
             headers["Retry-After"] = str(math.ceil(retry_after))
         return error_response(request, status, error.code, error.detail, error.fields, headers)
+
+    @app.exception_handler(TimeoutError)
+    async def timed_out(request: Request, error: TimeoutError) -> JSONResponse:
+        late = errors.Overloaded("A part of the service did not answer in time. Try again.", retry_after=5)
+        return await ours(request, late)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
