@@ -59,6 +59,7 @@ class BatchGate:
         self._idle = asyncio.Event()
         self._idle.set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._unfinished = 0  # batches in the executor: one runs, more may wait behind it
         self._busy_since: float | None = None
         self.stuck_after_s = BatchOptions().stuck_after_s
         self.batch_sizes: Counter[int] = Counter()
@@ -73,12 +74,18 @@ class BatchGate:
         """``function(items)`` in the executor: a result for each item, or the error that item caused."""
         self._idle.clear()
         self.batch_sizes[len(items)] += 1
-        self._busy_since = time.monotonic()
+        self._unfinished += 1
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, _infer, function, items)
         finally:
-            self._busy_since = None
-            self._idle.set()
+            self._unfinished -= 1
+            if self._unfinished:
+                self._busy_since = time.monotonic()  # the next one begins
+            else:
+                self._busy_since = None
+                self._idle.set()
 
     def check(self) -> None:
         """Raises ``RuntimeError`` when an inference is stuck, so that Serve replaces the replica."""
