@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -204,7 +205,13 @@ class _StoredReport:
         await self._scheduler._db(functools.partial(store.advance, self._job_id, stage=name, progress=progress))
 
     async def artifact(self, name: str, data: bytes, progress: int) -> None:
-        await asyncio.to_thread(self._scheduler._artifacts.write, self._job_id, name, data)
+        write = asyncio.ensure_future(asyncio.to_thread(self._scheduler._artifacts.write, self._job_id, name, data))
+        try:
+            await asyncio.shield(write)
+        except asyncio.CancelledError:
+            # Its thread cannot be stopped: whoever deletes the job has to come after it.
+            await asyncio.wait([write])
+            raise
         store = self._scheduler._store
         await self._scheduler._db(functools.partial(store.advance, self._job_id, progress=progress, add_file=name))
 
@@ -225,7 +232,7 @@ def check_objects(objects: tuple[JobObject, ...], *, width: int, height: int) ->
                 raise InvalidPoint(
                     f"Point ({x:g}, {y:g}) of object {index} is outside the picture of {width}x{height} pixels.",
                     object=index,
-                    point=[x, y],
+                    point=[value if math.isfinite(value) else None for value in (x, y)],  # JSON knows no NaN
                     width=width,
                     height=height,
                 )

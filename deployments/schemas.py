@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,8 +69,7 @@ class RemovalHealth(BaseModel):
     detail: str | None = Field(None, description="Why the status is not healthy, and what to do.")
 
 
-Coordinate = Annotated[float, Field(allow_inf_nan=False, strict=False)]
-PointXY = tuple[Coordinate, Coordinate]
+PointXY = tuple[float, float]
 Label = Literal[0, 1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -98,14 +98,15 @@ async def extract_and_remove(
     await remove(np.logical_or.reduce(found), FULL_INPAINTED)
 
 
-async def _all(work: Sequence[Awaitable[None]]) -> None:
-    """Runs ``work`` at once; the first error stops the rest."""
-    tasks = [asyncio.ensure_future(item) for item in work]
+async def _all(work: Sequence[Coroutine[object, object, None]]) -> None:
+    """Runs ``work`` at once; the first error stops the rest. Nothing of it runs on afterwards."""
     try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+        async with asyncio.TaskGroup() as group:
+            for item in work:
+                group.create_task(item)
+    except ExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
 
 
 class _Progress:
