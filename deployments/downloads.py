@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from pipeline.jobs.artifacts import ArtifactStore
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
 async def artifact_response(request: Request, artifacts: ArtifactStore, job_id: str, name: str) -> Response:
@@ -31,10 +31,11 @@ async def artifact_response(request: Request, artifacts: ArtifactStore, job_id: 
         "Content-Disposition": f'attachment; filename="{name}"',
         "X-Content-Type-Options": "nosniff",
     }
-    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, stat.size, 200
-    wanted = request.headers.get("range", "")
+    wanted = request.headers.get("range", "") if request.method == "GET" else ""  # HEAD knows no ranges
     if request.headers.get("if-range", etag) == etag and (span := _span(wanted, stat.size)) is not None:
         (start, stop), status = span, 206
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stat.size}"

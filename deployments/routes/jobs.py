@@ -83,7 +83,8 @@ async def status(job_id: str, services: ServicesDep) -> JobStatus:
     return JobStatus.of(await services.jobs.get(job_id))
 
 
-@router.api_route("/download/{job_id}/{filename}", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/download/{job_id}/{filename}", include_in_schema=False)
+@router.get("/download/{job_id}/{filename}", response_class=Response)
 async def download(
     job_id: str,
     filename: str,

@@ -6,6 +6,7 @@ SQLite runs in WAL mode with ``synchronous=FULL``: a power cut loses nothing tha
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from sqlalchemy import event
 from pipeline.errors import JobBusy, JobNotFound
 
 State: TypeAlias = Literal["uploaded", "processing", "ready", "error", "canceled"]
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 _metadata = sa.MetaData()
 _jobs = sa.Table(
@@ -173,6 +176,8 @@ class JobStore:
             return [_to_record(row) for row in connection.execute(query)]
 
     def _get(self, connection: sa.Connection, job_id: str) -> JobRecord:
+        if not _JOB_ID.fullmatch(job_id):  # drivers fail on some strings that no job is called by
+            raise JobNotFound("Job not found")
         row = connection.execute(sa.select(_jobs).where(_jobs.c.job_id == job_id)).first()
         if row is None:
             raise JobNotFound("Job not found")
