@@ -28,15 +28,22 @@ _DISC_RADII: Final = (0.06, 0.12, 0.22)
 
 _GRABCUT_ROUNDS: Final = 2
 _THREADS: Final = 4
+_MAX_FILLED_SHARE: Final = 0.03
+"""Holes up to this share of a mask, such as eyes and glints, belong to it."""
+
+_SOFT_SIGMA_PX: Final = 1.0
+_SOFTENED_FROM_PX: Final = 100
+_EDGE_VARIANCE: Final = 60.0
 _SAME_IOU: Final = 0.85
 """Candidates that overlap more are one answer."""
 
 
 @dataclass(frozen=True)
 class OpenCvEmbedding:
-    """A picture made ready for taps: a small copy, its edges, its nested regions."""
+    """A picture made ready for taps: its luminance at full size, a small copy, that copy's edges and nested regions."""
 
     size_hw: tuple[int, int]
+    luminance: NDArray[np.uint8]
     image: Image
     lab: Image
     gradient: _Float
@@ -79,7 +86,8 @@ def _embed(image: Image) -> OpenCvEmbedding:
     lab = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2Lab), np.uint8)
     gradient = _gradient(lab)
     regions = build_region_tree(lab, gradient, superpixel_px=_SUPERPIXEL_PX)
-    return OpenCvEmbedding((height, width), small, lab, gradient, regions)
+    luminance = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    return OpenCvEmbedding((height, width), luminance, small, lab, gradient, regions)
 
 
 def _gradient(lab: Image) -> _Float:
@@ -178,7 +186,18 @@ def _respect(mask: Mask, seeds: _Seeds) -> Mask:
         cv2.circle(kept, (x, y), 2, 0, -1)
     kept[seeds.inside[:, 1], seeds.inside[:, 0]] = 1
     parts = np.asarray(cv2.connectedComponents(kept, connectivity=4)[1], np.intp)
-    return np.isin(parts, parts[seeds.inside[:, 1], seeds.inside[:, 0]])
+    wanted = np.isin(parts, parts[seeds.inside[:, 1], seeds.inside[:, 0]])
+    return _fill_small_holes(wanted, seeds)
+
+
+def _fill_small_holes(mask: Mask, seeds: _Seeds) -> Mask:
+    """``mask`` without holes of a small share of its area, but for those with a negative point."""
+    _, gaps, stats, _ = cv2.connectedComponentsWithStats(np.pad(~mask, 1, constant_values=True).astype(np.uint8))
+    gaps = np.asarray(gaps, np.intp)[1:-1, 1:-1]
+    small = stats[:, cv2.CC_STAT_AREA] <= _MAX_FILLED_SHARE * mask.sum()
+    small[0] = False  # the mask itself
+    small[gaps[seeds.outside[:, 1], seeds.outside[:, 0]]] = False
+    return np.asarray(mask | small[gaps], np.bool_)
 
 
 def _iou(a: Mask, b: Mask) -> float:
@@ -186,11 +205,17 @@ def _iou(a: Mask, b: Mask) -> float:
 
 
 def _lift(embedding: OpenCvEmbedding, mask: Mask, prompt: Prompt) -> NDArray[np.uint8]:
-    """The mask as probability at the embedded image's size, its border smooth; points keep their side."""
+    """The mask as probability at the embedded image's size, its border where the picture has an edge."""
     height, width = embedding.size_hw
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)
-    lifted = np.rint(cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC).clip(0.0, 1.0) * 255.0)
-    probability = lifted.astype(np.uint8)
+    soft = mask.astype(np.float32)
+    is_large = mask.sum() >= _SOFTENED_FROM_PX  # smoothing would wear away a few pixels
+    if is_large:
+        soft = np.asarray(cv2.GaussianBlur(soft, (0, 0), _SOFT_SIGMA_PX), np.float32)
+    lifted = np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    if is_large:
+        radius = max(2, round(2 * max(height, width) / max(mask.shape)))
+        lifted = np.asarray(cv2.ximgproc.guidedFilter(embedding.luminance, lifted, radius, _EDGE_VARIANCE), np.float32)
+    probability = np.rint(lifted.clip(0.0, 1.0) * 255.0).astype(np.uint8)
     pixels = np.clip(prompt.points.reshape(-1, 2), 0, [width - 1, height - 1]).astype(np.intp)
     for (x, y), label in zip(pixels.tolist(), prompt.labels.reshape(-1).tolist(), strict=True):
         probability[y, x] = 255 if label == 1 else 0

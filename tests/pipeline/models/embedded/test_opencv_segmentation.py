@@ -65,6 +65,21 @@ def test_a_negative_tap_excludes_the_neighbour() -> None:
     assert (found[:, LEFT[1], LEFT[0]] > 127).all()
 
 
+def test_a_small_hole_is_part_of_the_object_unless_tapped_as_not() -> None:
+    image = picture()
+    image[disc(LEFT, 6)] = (250, 250, 250)
+    beside = (LEFT[0] + 35, LEFT[1])
+    assert (select(image, prompt(beside)).probabilities[0] > 127)[disc(LEFT, 4)].all()
+    assert select(image, prompt(beside, LEFT, labels=(1, 0))).probabilities[0, LEFT[1], LEFT[0]] < 128
+
+
+def test_a_small_object_keeps_its_size() -> None:
+    image = picture()
+    small = disc((60, 250), 7)
+    image[small] = (250, 250, 255)
+    assert iou(select(image, prompt((60, 250))), small) > 0.7
+
+
 def test_a_box_alone_selects_what_is_inside() -> None:
     box = (RIGHT[0] - 70.0, RIGHT[1] - 70.0, RIGHT[0] + 70.0, RIGHT[1] + 70.0)
     assert iou(select(picture(), prompt(box=box)), disc(RIGHT)) > 0.93
