@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import cv2
 import numpy as np
 
 from pipeline.errors import ShapeMismatch
@@ -22,11 +25,11 @@ def compose_cutout(image: Image, alpha: Alpha) -> Cutout:
     Raises:
         ShapeMismatch: They differ in size.
     """
-    cutout = np.empty((*alpha.shape, 4), np.uint8)
-    cutout[..., :3] = estimate_foreground(image, alpha)
-    cutout[..., 3] = np.rint(alpha * np.float32(255))
-    # No trace of the background stays in the file, and nothing packs better.
-    cutout[cutout[..., 3] == 0] = 0
+    cutout = cast(Cutout, cv2.cvtColor(estimate_foreground(image, alpha), cv2.COLOR_RGB2RGBA))
+    alpha8 = cv2.convertScaleAbs(alpha, alpha=255)
+    cv2.insertChannel(alpha8, cutout, 3)
+    # No trace of the background stays in the file, and nothing packs better. A pixel is zeroed as one number.
+    cutout.view(np.uint32)[alpha8 == 0] = 0
     return cutout
 
 
