@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from pipeline.codecs import ImageHeader, ImageLimits, read_header
+from pipeline.codecs import OWN_FILES, ImageHeader, ImageLimits, read_header
 from pipeline.errors import FileTooLarge, ImageBomb, ImageTooSmall, InvalidImage, ResolutionTooLarge, UnsupportedFormat
 
 
@@ -132,6 +132,11 @@ def test_a_small_plain_picture_may_pass_the_ratio() -> None:
     data = saved("PNG", (2000, 2000), "1")
     assert 2000 * 2000 * 4 / len(data) > 1000
     assert read_header(data).width == 2000
+
+
+def test_files_of_our_own_may_be_narrow_and_plain() -> None:
+    assert read_header(saved("PNG", (9000, 3)), OWN_FILES).height == 3
+    assert read_header(saved("PNG", (3000, 2500)), OWN_FILES).width == 3000
 
 
 @pytest.mark.parametrize("size", [(7680, 4320), (4320, 7680)])
