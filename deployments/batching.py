@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger("ray.serve")
 
 MAX_BATCH_SIZE = 4
-BATCH_WAIT_S = 0.01
+BATCH_WAIT_S = 0.002
 
 
 class BatchOptions(BaseModel):
