@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -65,14 +66,18 @@ class LocalArtifacts:
         path = self._path(job_id, name)
         temporary = path.with_name(f".{name}.{uuid.uuid4().hex}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync_folder(self._jobs)
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _sync_folder(path.parent)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("The server has no room for more files. Try again later.") from error
             raise StorageError("The server could not store a file.") from error
@@ -108,6 +113,15 @@ class LocalArtifacts:
         if not (_SAFE_NAME.fullmatch(job_id) and _SAFE_NAME.fullmatch(name)):
             raise _not_found(name)
         return self._jobs / job_id / name
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the folder's names on disk: a power cut would lose a new one without."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _not_found(name: str) -> FileNotFound:
