@@ -76,7 +76,7 @@ class JobStore:
         now: The clock, for tests.
     """
 
-    def __init__(self, url: str, *, ttl_s: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str | sa.URL, *, ttl_s: float, now: Callable[[], float] = time.time) -> None:
         self._engine = sa.create_engine(url)
         self._ttl_s = ttl_s
         self._now = now
@@ -88,7 +88,7 @@ class JobStore:
     def in_folder(cls, folder: Path, *, ttl_s: float) -> JobStore:
         """The store in ``folder/jobs.db``; the folder is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{folder.resolve() / 'jobs.db'}", ttl_s=ttl_s)
+        return cls(sa.URL.create("sqlite", database=str(folder.resolve() / "jobs.db")), ttl_s=ttl_s)
 
     def close(self) -> None:
         """Gives the connections back."""
