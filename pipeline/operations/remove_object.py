@@ -124,7 +124,7 @@ def _cut(image: Image, fill: Mask, window: _Window, largest_px: int) -> tuple[Im
         hole = np.pad(hole, beyond, "symmetric")
     if window.side_px > largest_px:
         size = (largest_px, largest_px)
-        cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
+        cut = np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
         hole = (cv2.resize(hole * 255, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
     return np.ascontiguousarray(cut, dtype=np.uint8), hole.astype(np.bool_)
 

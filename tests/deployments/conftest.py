@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployments.stubs import World, open_world
+from tests.deployments.world import World, open_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
 

@@ -22,13 +22,13 @@ from deployments.routes.background_removal import content_disposition
 from pipeline.errors import GpuMemoryExhausted, InferenceError, ModelNotLoaded, Overloaded
 from pipeline.types import EngineInfo
 from tests.deployments.conftest import OpenWorld
-from tests.deployments.stubs import (
+from tests.deployments.world import World
+from tests.stub_models import (
     MATTING_SIZE_HW,
     PATIENCE_S,
     EllipseMatting,
     FailingMatting,
     HeldMatting,
-    World,
     decode,
     encode,
     photo,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from deployments.batching import BatchGate, BatchOptions, Inferred, unwrap
 from pipeline.errors import ClearcutError, InferenceError, InvalidImage
-from tests.deployments.stubs import PATIENCE_S
+from tests.stub_models import PATIENCE_S
 
 
 class Engine:

@@ -20,14 +20,14 @@ from pipeline.errors import InferenceError, StorageFull
 from pipeline.operations.extract_and_remove import artifact_names
 from pipeline.types import Prompt
 from tests.deployments.conftest import OpenWorld
-from tests.deployments.stubs import (
+from tests.deployments.world import World
+from tests.stub_models import (
     FILL,
     PATIENCE_S,
     DiscSegmenter,
     EllipseMatting,
     FailingSegmenter,
     HeldSegmenter,
-    World,
     decode,
     encode,
     photo,

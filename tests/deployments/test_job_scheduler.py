@@ -18,15 +18,8 @@ from pipeline.jobs.artifacts import LocalArtifacts
 from pipeline.jobs.store import JobObject
 from pipeline.operations.extract_and_remove import artifact_names
 from pipeline.protocols import Inpainter, Segmenter
-from tests.deployments.stubs import (
-    PATIENCE_S,
-    ColourInpainter,
-    DiscSegmenter,
-    HeldSegmenter,
-    WatchedStore,
-    encode,
-    photo,
-)
+from tests.deployments.world import WatchedStore
+from tests.stub_models import PATIENCE_S, ColourInpainter, DiscSegmenter, HeldSegmenter, encode, photo
 
 ONE = (JobObject(((60.0, 45.0),), (1,)),)
 
