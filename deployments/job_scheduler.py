@@ -161,6 +161,8 @@ class JobScheduler:
             await self._db(functools.partial(self._store.finish, job_id, error=error))
         except JobNotFound:
             await asyncio.to_thread(self._artifacts.delete_job, job_id)
+        except Exception:
+            logger.exception("The end of job %s could not be recorded; the next start takes it up again.", job_id)
 
     async def _process(self, record: JobRecord) -> None:
         report = _StoredReport(self, record.job_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from pipeline.errors import JobBusy, JobNotFound
+from pipeline.errors import JobBusy, JobNotFound, StorageFull
 
 State: TypeAlias = Literal["uploaded", "processing", "ready", "error", "canceled"]
 
@@ -82,6 +83,7 @@ class JobStore:
         self._now = now
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _make_durable)
+            event.listen(self._engine, "handle_error", _name_full_disk)
         _metadata.create_all(self._engine)
 
     @classmethod
@@ -199,6 +201,11 @@ def _make_durable(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
+
+
+def _name_full_disk(context: sa.ExceptionContext) -> None:
+    if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        raise StorageFull("The server has no room for more jobs. Try again later.") from context.original_exception
 
 
 def _to_row(record: JobRecord) -> dict[str, object]:

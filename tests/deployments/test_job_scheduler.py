@@ -278,6 +278,23 @@ async def test_a_result_that_cannot_be_stored_is_an_error_and_not_listed(tmp_pat
     assert "cropped_0.png" not in record.files
 
 
+async def test_an_end_that_cannot_be_recorded_is_logged_and_reached_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service_log: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: WatchedStore, job_id: str, *, error: str | None = None) -> None:
+        raise StorageFull("The server has no room for more jobs.")
+
+    async with run(tmp_path) as process:
+        await process.add("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(WatchedStore, "finish", fail)
+            await process.scheduler.segment("a", ONE)
+            await asyncio.gather(*process.scheduler._running.values())
+    assert "The end of job a could not be recorded" in service_log.text
+    async with run(tmp_path) as process:
+        assert (await process.store.ended("a")).state == "ready"
+
+
 async def test_a_job_whose_upload_is_gone_is_an_error(tmp_path: Path) -> None:
     async with run(tmp_path) as process:
         await process.scheduler.create("a", width=120, height=90)

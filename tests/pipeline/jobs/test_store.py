@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JobBusy, JobNotFound
+from pipeline.errors import JobBusy, JobNotFound, StorageFull
 from pipeline.jobs.store import JobObject, JobRecord, JobStore
 
 OBJECTS = (JobObject(((60.5, 45.0), (1.25, 2.0)), (1, 0)), JobObject(((7.0, 8.0),), (1,)))
@@ -120,6 +120,16 @@ def test_a_strange_id_is_not_found(store: JobStore, job_id: str) -> None:
     create(store)
     with pytest.raises(JobNotFound):
         store.get(job_id)
+
+
+def test_a_full_disk_is_told_and_leaves_the_records_as_they_were(store: JobStore) -> None:
+    before = create(store)
+    with store._engine.connect() as connection:  # the pool's one connection keeps the limit
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StorageFull):
+        store.start("a", (JobObject(((1.5, 2.5),) * 5000, (1,) * 5000),), keep_files=UPLOAD)
+    assert store.get("a") == before
 
 
 class TestStart:
