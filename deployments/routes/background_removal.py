@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from deployments.errors import request_id_of
+from deployments.latency import summarize
 from deployments.schemas import (
     ModelFiles,
     PerformanceMetrics,
@@ -28,7 +29,7 @@ from deployments.services import Services, ServicesDep
 from deployments.uploads import Upload, read_upload, upload_schema
 from deployments.version import API_VERSION
 from pipeline.codecs import ImageLimits
-from pipeline.errors import ProcessingTimeout
+from pipeline.errors import ClearcutError, ProcessingTimeout
 from pipeline.operations.remove_background import RemovedBackground, remove_background
 from pipeline.stages import StageClock
 
@@ -51,7 +52,11 @@ async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSO
         problem = (status.error if status else None) or "The model does not answer."
         body = {"status": "unhealthy", "error": "Model not loaded", "detail": problem, "error_code": "MODEL_NOT_LOADED"}
         return JSONResponse({**body, "request_id": request_id_of(request)}, status_code=503)
-    summary = await services.jobs.report_latency(services.replica, services.latency.snapshot())
+    seen_here = services.latency.snapshot()
+    try:
+        summary = await services.jobs.report_latency(services.replica, seen_here)
+    except (ClearcutError, TimeoutError):
+        summary = summarize(seen_here.values())  # JobManager restarts; removals go on without it
     return RemovalHealth(
         status="degraded" if status.info.degraded_reason else "healthy",
         version=API_VERSION,

@@ -518,3 +518,16 @@ class TestHealth:
             matting.release.set()
             await running
         assert metrics["requests_last_hour"] == 0
+
+    @pytest.mark.parametrize("error", [Overloaded("Restarting.", retry_after=5), TimeoutError()], ids=repr)
+    async def test_without_job_manager_the_latencies_are_this_replicas(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        async def fail(replica: str, snapshot: object) -> None:
+            raise error
+
+        monkeypatch.setattr(world.services.jobs, "report_latency", fail)
+        world.services.latency.record(12.0)
+        answer = await world.client.get(HEALTH)
+        assert answer.status_code == 200
+        assert answer.json()["performance_metrics"]["requests_last_hour"] == 1
