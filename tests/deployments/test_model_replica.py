@@ -1,0 +1,78 @@
+"""What the model deployments share: an engine that is warm, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from deployments.batching import BatchOptions
+from deployments.model_replica import ModelReplica
+from pipeline.errors import ModelNotLoaded
+from pipeline.types import Alpha8, EngineInfo, Image
+
+
+class Engine:
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.info = EngineInfo("stub", "cpu", (32, 48))
+        self.calls = 0
+
+    def estimate_alpha(self, images: Sequence[Image]) -> list[Alpha8]:
+        self.calls += 1
+        return [image[..., 0] for image in images]
+
+
+def warm_up(engine: Engine) -> None:
+    engine.estimate_alpha([np.zeros((32, 48, 3), np.uint8)])
+
+
+def refuse() -> Engine:
+    raise ModelNotLoaded("BiRefNet has no weights for engine 'torch'.")
+
+
+def test_a_replica_is_warm_before_it_serves() -> None:
+    replica = ModelReplica("BiRefNet", Engine, warm_up)
+    assert replica.engine.calls == 1
+
+
+def test_a_replica_tells_what_it_runs() -> None:
+    status = ModelReplica("BiRefNet", Engine, warm_up).status()
+    assert (status.info, status.error) == (EngineInfo("stub", "cpu", (32, 48)), None)
+
+
+def test_a_wanted_engine_that_cannot_run_leaves_the_replica_up_with_the_reason() -> None:
+    status = ModelReplica("BiRefNet", refuse, warm_up).status()
+    assert (status.info, status.error) == (None, "BiRefNet has no weights for engine 'torch'.")
+
+
+def test_asking_a_replica_without_an_engine_says_why() -> None:
+    replica = ModelReplica("BiRefNet", refuse, warm_up)
+    with pytest.raises(ModelNotLoaded, match="no weights for engine 'torch'"):
+        _ = replica.engine
+
+
+def test_any_other_failure_stops_the_start() -> None:
+    """Serve then tries again and reports it: a broken installation must not look like missing weights."""
+
+    def fail() -> Engine:
+        raise OSError("libcudnn.so")
+
+    with pytest.raises(OSError, match="libcudnn"):
+        ModelReplica("BiRefNet", fail, warm_up)
+
+
+def test_an_engine_that_fails_to_warm_up_stops_the_start() -> None:
+    def fail(engine: Engine) -> None:
+        raise RuntimeError("no kernel")
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        ModelReplica("BiRefNet", Engine, fail)
+
+
+def test_a_new_configuration_reaches_the_gate() -> None:
+    replica = ModelReplica("BiRefNet", Engine, warm_up)
+    replica.configure(BatchOptions(stuck_after_s=7))
+    assert replica.gate.stuck_after_s == 7
