@@ -1,4 +1,4 @@
-"""Says whether requirements/*.lock still belong to pyproject.toml; ``scripts/lock.sh`` makes them anew."""
+"""Says whether scripts/requirements/*.lock still belong to pyproject.toml; ``scripts/lock.sh`` makes them anew."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def main() -> int:
     base = project["project"]["dependencies"]
     dev = base + project["dependency-groups"]["dev"]
     found = [
-        f"requirements/{name}.lock: {problem}"
+        f"scripts/requirements/{name}.lock: {problem}"
         for name, requirements in (("base", base), ("dev", dev))
-        for problem in problems(requirements, (ROOT / f"requirements/{name}.lock").read_text(encoding="utf-8"))
+        for problem in problems(requirements, (ROOT / f"scripts/requirements/{name}.lock").read_text(encoding="utf-8"))
     ]
     for line in found:
         print(line, file=sys.stderr)

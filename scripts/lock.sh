@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/base.lock and requirements/dev.lock from pyproject.toml: Python 3.11, Linux on x86-64, with hashes.
+# Writes scripts/requirements/base.lock and scripts/requirements/dev.lock from pyproject.toml: Python 3.11, Linux on x86-64, with hashes.
 # Arguments go to `uv pip compile`, for example: scripts/lock.sh --upgrade, or --upgrade-package fastapi
 set -euo pipefail
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -11,8 +11,8 @@ if [[ ! -x "$UV" ]]; then
     exit 1
 fi
 
-compile() { # compile NAME [options]: resolves pyproject.toml into requirements/NAME.lock
-    local lock="requirements/$1.lock"
+compile() { # compile NAME [options]: resolves pyproject.toml into scripts/requirements/NAME.lock
+    local lock="scripts/requirements/$1.lock"
     shift
     local uv=("$UV" pip compile pyproject.toml --quiet --no-config --no-header --no-emit-index-url --no-emit-find-links
         --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-annotate "$@")
@@ -28,4 +28,4 @@ compile() { # compile NAME [options]: resolves pyproject.toml into requirements/
 }
 
 compile base "$@"
-compile dev --group dev --constraint requirements/base.lock "$@"
+compile dev --group dev --constraint scripts/requirements/base.lock "$@"

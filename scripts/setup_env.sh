@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly the packages of requirements/*.lock and torch. The second run installs nothing.
+# Makes .venv with exactly the packages of scripts/requirements/*.lock and torch. The second run installs nothing.
 #
 #   scripts/setup_env.sh [--dev] [--gpu | --cpu]
 #
@@ -23,7 +23,7 @@ die() {
     exit 1
 }
 
-group=base # of requirements/*.lock; dev holds base
+group=base # of scripts/requirements/*.lock; dev holds base
 flavour=""
 for option in "$@"; do
     case "$option" in
@@ -53,7 +53,7 @@ has_nvidia_driver() { [[ -e /proc/driver/nvidia/version ]] || { command -v nvidi
 
 wanted() { # what the stamp of group $1 says when that group is installed
     local line
-    line="$(sha256sum "requirements/$1.lock")"
+    line="$(sha256sum "scripts/requirements/$1.lock")"
     echo "${line%% *} torch-$TORCH-$flavour"
 }
 installed() { [[ "$(cat "$VENV/.installed-$1" 2>/dev/null)" == "$(wanted "$1")" ]]; }
@@ -67,7 +67,7 @@ if installed "$group"; then exit 0; fi
 
 # --- one installation at a time --------------------------------------------------------------------------------------
 
-exec {lock}<"$ROOT/requirements/base.lock"
+exec {lock}<"$ROOT/scripts/requirements/base.lock"
 flock --nonblock "$lock" || { say "another installation is running here, waiting for it"; flock "$lock"; }
 if installed "$group"; then exit 0; fi
 
@@ -111,8 +111,8 @@ fi
 
 touch "$VENV/.installing"
 rm -f "$VENV"/.installed-*
-say "installing requirements/$group.lock ($(grep -c '^[a-z0-9]' "requirements/$group.lock") packages)"
-pip --require-hashes --requirement "requirements/$group.lock" || explain_failure
+say "installing scripts/requirements/$group.lock ($(grep -c '^[a-z0-9]' "scripts/requirements/$group.lock") packages)"
+pip --require-hashes --requirement "scripts/requirements/$group.lock" || explain_failure
 
 # --- torch: its builds come from different places, so it stands in no lock file ------------------------------------------
 

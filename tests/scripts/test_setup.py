@@ -65,13 +65,13 @@ def test_the_locks_belong_to_the_project() -> None:
 
 
 def test_the_development_lock_holds_the_base_lock() -> None:
-    base, dev = (check_lock.pins((ROOT / f"requirements/{name}.lock").read_text()) for name in ("base", "dev"))
+    base, dev = (check_lock.pins((ROOT / f"scripts/requirements/{name}.lock").read_text()) for name in ("base", "dev"))
 
     assert base.items() <= dev.items()
 
 
 def test_optional_groups_are_not_locked() -> None:
-    pinned = check_lock.pins((ROOT / "requirements/dev.lock").read_text())
+    pinned = check_lock.pins((ROOT / "scripts/requirements/dev.lock").read_text())
 
     assert not pinned.keys() & {"tensorrt", "pycuda", "mobile-sam", "simple-lama-inpainting"}
 
