@@ -1,6 +1,6 @@
 """Makes the README's pictures with a running service: a cut-out, an extracted object, and a photo without it.
 
-    .venv/bin/python scripts/readme_pictures.py [--url http://127.0.0.1:8000]
+.venv/bin/python scripts/readme_pictures.py [--url http://127.0.0.1:8000]
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> int:
 
 def tap_one_object(client: httpx.Client, photo: Path, tap: list[float]) -> None:
     """The photo with the tap on it, the object, and the photo without the object."""
-    job_id = client.post("/upload", files={"file": (photo.name, photo.read_bytes())}).raise_for_status().json()["job_id"]
+    job_id = (
+        client.post("/upload", files={"file": (photo.name, photo.read_bytes())}).raise_for_status().json()["job_id"]
+    )
     client.post("/segment", params={"job_id": job_id}, json={"coordinates_list": [tap]}).raise_for_status()
     while (status := client.get(f"/status/{job_id}").json())["status"] == "processing":
         time.sleep(0.2)
