@@ -60,6 +60,13 @@ async def test_prompts_are_scaled_with_the_photo() -> None:
     np.testing.assert_array_equal(segmenter.prompts[0][0].points, [[50, 10]])
 
 
+async def test_each_axis_is_scaled_by_what_it_really_shrank() -> None:
+    segmenter = DiscSegmenter(largest_px=60)
+    await segment_objects(photo(64, 700), [tap((350, 32))], segmenter=segmenter)
+    assert segmenter.embedded == [(5, 60, 3)]  # 5.49 rows are 5
+    np.testing.assert_allclose(segmenter.prompts[0][0].points, [[30, 2.5]], rtol=1e-6)
+
+
 async def test_a_mask_of_a_large_photo_lies_where_the_tap_was() -> None:
     segmenter = DiscSegmenter(radius_px=5, largest_px=60)
     (mask,) = await segment_objects(photo(90, 120), [tap((100, 20))], segmenter=segmenter)
