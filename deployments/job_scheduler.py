@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ from pipeline.jobs.artifacts import ArtifactStore
 from pipeline.jobs.store import JobObject, JobRecord, JobStore
 from pipeline.operations.extract_and_remove import ORIGINAL, artifact_names, extract_and_remove
 from pipeline.protocols import Inpainter, Segmenter
-from pipeline.types import Prompt
+from pipeline.types import MaskQuality, Prompt
 
 MAX_OBJECTS = 16
 MAX_POINTS = 32
@@ -205,6 +205,10 @@ class _StoredReport:
     async def stage(self, name: str, progress: int) -> None:
         store = self._scheduler._store
         await self._scheduler._db(functools.partial(store.advance, self._job_id, stage=name, progress=progress))
+
+    async def found(self, qualities: Sequence[MaskQuality]) -> None:
+        store = self._scheduler._store
+        await self._scheduler._db(store.found, self._job_id, tuple(qualities))
 
     async def artifact(self, name: str, data: bytes, progress: int) -> None:
         write = asyncio.ensure_future(asyncio.to_thread(self._scheduler._artifacts.write, self._job_id, name, data))

@@ -26,6 +26,8 @@ class ProcessingInfo(BaseModel):
     processing_time_ms: float
     model_version: str
     tensorrt_enabled: bool
+    mask_coverage: float = Field(description="Share of the picture that is foreground.")
+    mask_confidence: float = Field(description="Mean certainty of the model inside the foreground, 0 to 1.")
 
 
 class RemovalAnswer(BaseModel):
@@ -105,6 +107,13 @@ class JobDeleted(BaseModel):
     job_id: str
 
 
+class ObjectFound(BaseModel):
+    """One object of a job, in the order of coordinates_list."""
+
+    coverage: float = Field(description="Share of the picture that its mask covers.")
+    confidence: float = Field(description="Mean certainty inside the mask, 0 to 1; tap again where it is low.")
+
+
 class JobStatus(BaseModel):
     """A job as it stands."""
 
@@ -113,6 +122,7 @@ class JobStatus(BaseModel):
     stage: str
     progress: int = Field(ge=0, le=100)
     num_objects: int
+    objects: list[ObjectFound] = Field(description="Empty until the objects were found.")
     files: list[str] = Field(description="What can be downloaded now.")
     width: int
     height: int
@@ -132,6 +142,7 @@ class JobStatus(BaseModel):
             stage=record.stage,
             progress=record.progress,
             num_objects=len(record.objects),
+            objects=[ObjectFound(coverage=q.coverage, confidence=q.confidence) for q in record.qualities],
             files=list(record.files),
             width=record.width,
             height=record.height,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import EmptyMask
-from pipeline.types import Alpha, Alpha8, BoxXYXY, Image, Mask
+from pipeline.types import Alpha, Alpha8, BoxXYXY, Image, Mask, MaskQuality
 
 MIN_OBJECT_PX = 16
 MIN_OBJECT_SHARE = 0.00005
@@ -181,6 +181,17 @@ def refine_mask(mask: Mask, radius_px: int | None = None) -> RefinedMask:
         share = np.clip((radius_px + 1 - distance) / (feather + 1), 0, 1)
         weights[inside] = np.where(fill[inside], share * share * (3 - 2 * share), 0)
     return RefinedMask(fill, weights)
+
+
+def measure_quality(alpha: Alpha8) -> MaskQuality:
+    """Coverage and confidence of a model's answer.
+
+    Args:
+        alpha: uint8, (H, W); alpha or probability, 255 is surely foreground. Before it was lifted or smoothed.
+    """
+    inside = alpha[alpha > 127]
+    certainty = float(np.mean(np.abs(inside / 127.5 - 1))) if inside.size else 0.0
+    return MaskQuality(coverage=round(float(np.mean(alpha)) / 255, 4), confidence=round(certainty, 4))
 
 
 def mask_box(mask: Mask) -> BoxXYXY:

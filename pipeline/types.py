@@ -70,6 +70,19 @@ class MaskCandidates:
 
 
 @dataclass(frozen=True)
+class MaskQuality:
+    """How much a mask covers, and how sure its model was.
+
+    Attributes:
+        coverage: Share of the picture that is foreground, in [0, 1].
+        confidence: Mean certainty inside the mask, in [0, 1]: 0 is a coin's throw. 0 for an empty mask.
+    """
+
+    coverage: float
+    confidence: float
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """What runs behind a model's name, told by the engine itself.
 

@@ -81,8 +81,8 @@ class Library:
 
     def tap(self, photo: Path, point: Point) -> Mask:
         prompt = Prompt(np.array([point], np.float32), np.ones(1, np.uint8))
-        (mask,) = asyncio.run(segment_objects(read_photo(photo), [prompt], segmenter=self._segmenter))
-        return mask
+        (found,) = asyncio.run(segment_objects(read_photo(photo), [prompt], segmenter=self._segmenter))
+        return found.mask
 
     def remove_object(self, photo: Path, mask: Mask) -> Image:
         return asyncio.run(remove_object(read_photo(photo), mask, inpainter=self._inpainter))

@@ -92,6 +92,8 @@ async def remove(request: Request, services: ServicesDep) -> Response:
         "X-Processing-Time-Ms": str(elapsed_ms),
         "X-Original-Size": f"{removed.width}x{removed.height}",
         "X-Model-Version": removed.model_version,
+        "X-Mask-Coverage": str(removed.quality.coverage),
+        "X-Mask-Confidence": str(removed.quality.confidence),
         "Server-Timing": _server_timing(clock, elapsed_ms),
         "Cache-Control": "no-store",
     }
@@ -149,6 +151,8 @@ def _base64_answer(removed: RemovedBackground, options: RemoveOptions, elapsed_m
                 processing_time_ms=elapsed_ms,
                 model_version=removed.model_version,
                 tensorrt_enabled=removed.tensorrt,
+                mask_coverage=removed.quality.coverage,
+                mask_confidence=removed.quality.confidence,
             ),
         )
         .model_dump_json()

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from pipeline.errors import JobBusy, JobNotFound, StorageFull
+from pipeline.types import MaskQuality
 
 State: TypeAlias = Literal["uploaded", "processing", "ready", "error", "canceled"]
 
@@ -34,6 +35,7 @@ _jobs = sa.Table(
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("objects", sa.Text, nullable=False),  # JSON: the prompts as they were accepted
+    sa.Column("qualities", sa.Text, nullable=False),  # JSON: coverage and confidence of each object found
     sa.Column("files", sa.Text, nullable=False),  # JSON: names, in order of appearance
     sa.Column("error", sa.Text, nullable=True),
     sa.Column("created_at", sa.Float, nullable=False),
@@ -61,6 +63,7 @@ class JobRecord:
     width: int
     height: int
     objects: tuple[JobObject, ...]
+    qualities: tuple[MaskQuality, ...]
     files: tuple[str, ...]
     error: str | None
     created_at: float
@@ -100,7 +103,7 @@ class JobStore:
         """A new job in state ``uploaded``."""
         now = self._now()
         record = JobRecord(
-            job_id, "uploaded", "uploaded", 0, width, height, (), files, None, now, now, now + self._ttl_s
+            job_id, "uploaded", "uploaded", 0, width, height, (), (), files, None, now, now, now + self._ttl_s
         )
         with self._engine.begin() as connection:
             connection.execute(sa.insert(_jobs).values(**_to_row(record)))
@@ -130,6 +133,7 @@ class JobStore:
                     stage="queued",
                     progress=0,
                     objects=objects,
+                    qualities=(),
                     files=tuple(name for name in record.files if name in keep_files),
                     error=None,
                 ),
@@ -148,6 +152,11 @@ class JobStore:
                 connection,
                 replace(record, stage=stage or record.stage, progress=max(record.progress, progress), files=files),
             )
+
+    def found(self, job_id: str, qualities: tuple[MaskQuality, ...]) -> JobRecord:
+        """The job with what is known of its objects' masks."""
+        with self._engine.begin() as connection:
+            return self._put(connection, replace(self._get(connection, job_id), qualities=qualities))
 
     def finish(self, job_id: str, *, error: str | None = None) -> JobRecord:
         """The job ``ready``, or in ``error`` with a text for its owner."""
@@ -211,6 +220,7 @@ def _name_full_disk(context: sa.ExceptionContext) -> None:
 def _to_row(record: JobRecord) -> dict[str, object]:
     row = dict(record.__dict__)
     row["objects"] = json.dumps([[item.points, item.labels] for item in record.objects])
+    row["qualities"] = json.dumps([[item.coverage, item.confidence] for item in record.qualities])
     row["files"] = json.dumps(record.files)
     return row
 
@@ -220,5 +230,6 @@ def _to_record(row: sa.Row[Any]) -> JobRecord:
     values["objects"] = tuple(
         JobObject(tuple((x, y) for x, y in points), tuple(labels)) for points, labels in json.loads(values["objects"])
     )
+    values["qualities"] = tuple(MaskQuality(*pair) for pair in json.loads(values["qualities"]))
     values["files"] = tuple(json.loads(values["files"]))
     return JobRecord(**values)

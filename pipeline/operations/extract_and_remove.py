@@ -13,7 +13,7 @@ from pipeline.errors import EmptyMask
 from pipeline.operations.remove_object import remove_object
 from pipeline.operations.segment_objects import segment_objects
 from pipeline.protocols import Inpainter, Segmenter
-from pipeline.types import Image, Mask, Prompt
+from pipeline.types import Image, Mask, MaskQuality, Prompt
 
 ORIGINAL = "original.png"
 FULL_INPAINTED = "full_inpainted.png"
@@ -24,6 +24,10 @@ class JobReport(Protocol):
 
     async def stage(self, name: str, progress: int) -> None:
         """The job reached a stage; ``progress`` is 0..100 and never falls."""
+        ...
+
+    async def found(self, qualities: Sequence[MaskQuality]) -> None:
+        """The objects were found: how large and how sure each is, in the order of the prompts."""
         ...
 
     async def artifact(self, name: str, data: bytes, progress: int) -> None:
@@ -63,7 +67,9 @@ async def extract_and_remove(
         InferenceError: A model could not answer.
     """
     await report.stage("segmenting", 5)
-    found = await segment_objects(image, prompts, segmenter=segmenter)
+    objects = await segment_objects(image, prompts, segmenter=segmenter)
+    await report.found([item.quality for item in objects])
+    found = [item.mask for item in objects]
     usable = [(index, mask) for index, mask in enumerate(found) if not masks.is_too_small(mask)]
     progress = _Progress(start=30, end=99, steps=3 * len(usable) + 1)
     await report.stage("extracting", progress.start)

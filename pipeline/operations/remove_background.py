@@ -12,7 +12,7 @@ from pipeline import codecs, compositing, masks, resize
 from pipeline.codecs import DecodedImage, ImageLimits
 from pipeline.protocols import Matting
 from pipeline.stages import StageClock
-from pipeline.types import Alpha8, Image
+from pipeline.types import Alpha8, Image, MaskQuality
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class RemovedBackground:
         height: Pixels of the upright photo.
         model_version: Name of the model that really ran.
         tensorrt: Whether TensorRT ran it.
+        quality: How much is foreground, and how sure the model was.
     """
 
     png: bytes
@@ -32,6 +33,7 @@ class RemovedBackground:
     height: int
     model_version: str
     tensorrt: bool
+    quality: MaskQuality
 
 
 async def remove_background(
@@ -68,7 +70,8 @@ async def remove_background(
     clock.add("infer", result.infer_s)
     png = await asyncio.to_thread(_compose_and_encode, photo, result.alpha, smoothing, clock)
     height, width = photo.pixels.shape[:2]
-    return RemovedBackground(png, width, height, result.model_version, result.tensorrt)
+    quality = masks.measure_quality(result.alpha)
+    return RemovedBackground(png, width, height, result.model_version, result.tensorrt, quality)
 
 
 def _decode_and_stretch(

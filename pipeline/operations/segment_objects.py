@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pipeline import masks, resize
 from pipeline.errors import EmbeddingLost
 from pipeline.protocols import Segmenter
-from pipeline.types import Image, Mask, MaskCandidates, Prompt
+from pipeline.types import Image, Mask, MaskCandidates, MaskQuality, Prompt
 
 
-async def segment_objects(image: Image, prompts: Sequence[Prompt], *, segmenter: Segmenter) -> list[Mask]:
-    """The best mask for each prompt, at the size of ``image``; an object that was not found has an empty mask.
+@dataclass(frozen=True)
+class FoundObject:
+    """What one prompt selected.
+
+    Attributes:
+        mask: bool, (H, W), at the photo's size; empty if nothing was found.
+        quality: Of the model's own answer.
+    """
+
+    mask: Mask
+    quality: MaskQuality
+
+
+async def segment_objects(image: Image, prompts: Sequence[Prompt], *, segmenter: Segmenter) -> list[FoundObject]:
+    """The best answer to each prompt, at the size of ``image``.
 
     The image is embedded once, at most at the model's size, and all prompts are decoded together.
 
@@ -31,5 +45,6 @@ async def segment_objects(image: Image, prompts: Sequence[Prompt], *, segmenter:
     return await asyncio.to_thread(_lift_best, found, image)
 
 
-def _lift_best(found: Sequence[MaskCandidates], image: Image) -> list[Mask]:
-    return [masks.lift_mask(candidates.probabilities[0], image.shape[:2]) for candidates in found]
+def _lift_best(found: Sequence[MaskCandidates], image: Image) -> list[FoundObject]:
+    best = [candidates.probabilities[0] for candidates in found]
+    return [FoundObject(masks.lift_mask(p, image.shape[:2]), masks.measure_quality(p)) for p in best]

@@ -112,6 +112,14 @@ class TestAnswers:
         pattern = r'attachment; filename="portrait_nobg_\d{8}_\d{6}\.png"'
         assert re.fullmatch(pattern, answer.headers["content-disposition"])
 
+    async def test_headers_tell_how_much_is_foreground_and_how_sure_the_model_was(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        answer = await remove(client)
+        alpha = decode((await remove(client, smoothing="false")).content)[..., 3]
+        assert float(answer.headers["x-mask-coverage"]) == pytest.approx(alpha.mean() / 255, abs=0.02)
+        assert 0.5 < float(answer.headers["x-mask-confidence"]) <= 1
+
     async def test_server_timing_names_the_stages_in_their_order(self, client: httpx.AsyncClient) -> None:
         entries = (await remove(client)).headers["server-timing"].split(", ")
         assert all(re.fullmatch(r"[a-z]+;dur=\d+(\.\d+)?(e-\d+)?", entry) for entry in entries)
@@ -131,6 +139,8 @@ class TestAnswers:
         assert body["success"] is True
         info = body["processing_info"]
         assert str(info.pop("processing_time_ms")) == answer.headers["x-processing-time-ms"]
+        assert str(info.pop("mask_coverage")) == answer.headers["x-mask-coverage"]
+        assert str(info.pop("mask_confidence")) == answer.headers["x-mask-confidence"]
         assert info == {
             "original_size": "120x90",
             "output_size": "120x90",

@@ -370,6 +370,7 @@ class TestStatus:
             "stage": "uploaded",
             "progress": 0,
             "num_objects": 0,
+            "objects": [],
             "files": ["original.png"],
             "width": 120,
             "height": 90,
@@ -382,6 +383,9 @@ class TestStatus:
         await world.segment(job_id, [60, 45])
         body = await status(world.client, job_id)
         assert (body["status"], body["progress"], body["stage"], body["num_objects"]) == ("ready", 100, "done", 1)
+        (found,) = body["objects"]
+        assert 0 < found["coverage"] < 1
+        assert found["confidence"] == 1  # the stub is sure
         assert sorted(body["files"]) == sorted(artifact_names(1))
 
     async def test_progress_never_falls(self, world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import masks
 from pipeline.errors import EmptyMask
+from pipeline.types import MaskQuality
 
 
 def mask(height: int, width: int, box_xyxy: tuple[int, int, int, int]) -> np.ndarray:
@@ -196,3 +197,16 @@ def test_an_empty_mask_has_no_box() -> None:
 def test_a_padded_box_ends_where_the_image_ends() -> None:
     assert masks.pad_box((2, 1, 5, 4), 1, (5, 7)) == (1, 0, 6, 5)
     assert masks.pad_box((2, 1, 5, 4), 10, (5, 7)) == (0, 0, 7, 5)
+
+
+def test_quality_tells_coverage_and_certainty_inside_the_mask() -> None:
+    alpha = np.zeros((5, 7), np.uint8)
+    alpha[1, 1:5] = 255
+    alpha[2, 1:5] = 191  # three quarters sure, half way between a coin's throw and certainty
+    quality = masks.measure_quality(alpha)
+    assert quality.coverage == pytest.approx((4 * 255 + 4 * 191) / 255 / 35, abs=1e-3)
+    assert quality.confidence == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_quality_of_an_empty_mask_is_nothing() -> None:
+    assert masks.measure_quality(np.zeros((5, 7), np.uint8)) == MaskQuality(coverage=0, confidence=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import EmptyMask, InferenceError
 from pipeline.operations.extract_and_remove import artifact_names, extract_and_remove
 from pipeline.protocols import Inpainter, Segmenter
-from pipeline.types import Image, Mask, Prompt
+from pipeline.types import Image, Mask, MaskQuality, Prompt
 from tests.stub_models import FILL, PATIENCE_S, ColourInpainter, DiscSegmenter, decode, photo
 
 POINTS = [(60, 45), (20, 30), (100, 70)]
@@ -28,6 +28,9 @@ class Report:
     async def stage(self, name: str, progress: int) -> None:
         self.stages.append(name)
         self.progress.append(progress)
+
+    async def found(self, qualities: Sequence[MaskQuality]) -> None:
+        self.qualities = list(qualities)
 
     async def artifact(self, name: str, data: bytes, progress: int) -> None:
         self.files[name] = data

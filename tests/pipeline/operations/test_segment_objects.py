@@ -31,21 +31,23 @@ def test_scaling_leaves_the_prompt_itself_alone() -> None:
 
 
 async def test_masks_have_the_size_of_the_photo() -> None:
-    (mask,) = await segment_objects(photo(90, 120), [tap((60, 45))], segmenter=DiscSegmenter())
+    (found,) = await segment_objects(photo(90, 120), [tap((60, 45))], segmenter=DiscSegmenter())
+    mask = found.mask
     assert (mask.dtype, mask.shape) == (np.bool_, (90, 120))
 
 
 async def test_a_tap_marks_the_object_under_it() -> None:
-    (mask,) = await segment_objects(photo(), [tap((100, 20))], segmenter=DiscSegmenter(radius_px=9))
+    (found,) = await segment_objects(photo(), [tap((100, 20))], segmenter=DiscSegmenter(radius_px=9))
+    mask = found.mask
     y, x = np.mgrid[0:90, 0:120]
     np.testing.assert_array_equal(mask, np.hypot(x - 100, y - 20) <= 9)
 
 
 async def test_masks_keep_the_order_of_the_prompts() -> None:
     first, second = await segment_objects(photo(), [tap((100, 20)), tap((15, 70))], segmenter=DiscSegmenter())
-    assert first[20, 100]
-    assert second[70, 15]
-    assert not first[70, 15]
+    assert first.mask[20, 100]
+    assert second.mask[70, 15]
+    assert not first.mask[70, 15]
 
 
 async def test_a_large_photo_is_embedded_at_the_models_size() -> None:
@@ -69,7 +71,8 @@ async def test_each_axis_is_scaled_by_what_it_really_shrank() -> None:
 
 async def test_a_mask_of_a_large_photo_lies_where_the_tap_was() -> None:
     segmenter = DiscSegmenter(radius_px=5, largest_px=60)
-    (mask,) = await segment_objects(photo(90, 120), [tap((100, 20))], segmenter=segmenter)
+    (found,) = await segment_objects(photo(90, 120), [tap((100, 20))], segmenter=segmenter)
+    mask = found.mask
     assert mask.shape == (90, 120)
     rows, columns = np.nonzero(mask)
     assert abs(rows.mean() - 20) < 1.5
@@ -87,8 +90,9 @@ async def test_an_object_that_was_not_found_has_an_empty_mask() -> None:
     first, second = await segment_objects(
         photo(), [tap((60, 45)), tap((20, 30))], segmenter=DiscSegmenter(blind_for=[0])
     )
-    assert not first.any()
-    assert second.any()
+    assert not first.mask.any()
+    assert (first.quality.coverage, first.quality.confidence) == (0, 0)
+    assert second.mask.any()
 
 
 class Forgetful(DiscSegmenter):
@@ -109,7 +113,8 @@ class Forgetful(DiscSegmenter):
 
 async def test_a_lost_embedding_is_made_again() -> None:
     segmenter = Forgetful(losses=1)
-    (mask,) = await segment_objects(photo(), [tap((60, 45))], segmenter=segmenter)
+    (found,) = await segment_objects(photo(), [tap((60, 45))], segmenter=segmenter)
+    mask = found.mask
     assert mask[45, 60]
     assert len(segmenter.embedded) == 2
 
