@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import ShapeMismatch
 from pipeline.foreground import estimate_foreground
-from pipeline.masks import mask_box, pad_box
+from pipeline.masks import mask_box, pad_box, smooth_alpha
 from pipeline.types import Alpha, Cutout, Image, Mask
 
 CROP_MARGIN_PX = 10
@@ -28,9 +28,8 @@ def compose_cutout(image: Image, alpha: Alpha) -> Cutout:
     cutout = cast(Cutout, cv2.cvtColor(estimate_foreground(image, alpha), cv2.COLOR_RGB2RGBA))
     alpha8 = cv2.convertScaleAbs(alpha, alpha=255)
     cv2.insertChannel(alpha8, cutout, 3)
-    # No trace of the background stays in the file, and nothing packs better. A pixel is zeroed as one number.
-    cutout.view(np.uint32)[alpha8 == 0] = 0
-    return cutout
+    # No trace of the background stays in the file, and nothing packs better.
+    return cast(Cutout, cv2.bitwise_and(cutout, cutout, mask=alpha8))
 
 
 def crop_cutout(image: Image, shape: Alpha | Mask, margin_px: int = CROP_MARGIN_PX) -> Cutout:
@@ -38,7 +37,7 @@ def crop_cutout(image: Image, shape: Alpha | Mask, margin_px: int = CROP_MARGIN_
 
     Args:
         image: RGB, uint8, (H, W, 3).
-        shape: The object's alpha, float32, or mask, bool; (H, W).
+        shape: The object's alpha, float32, or mask, bool; (H, W). A mask's edges are smoothed, an alpha's are not.
         margin_px: Pixels around the object's box.
 
     Raises:
@@ -50,4 +49,5 @@ def crop_cutout(image: Image, shape: Alpha | Mask, margin_px: int = CROP_MARGIN_
     box = mask_box(shape >= 0.5 / 255)
     left, top, right, bottom = pad_box(box, margin_px, (shape.shape[0], shape.shape[1]))
     cut = slice(top, bottom), slice(left, right)
-    return compose_cutout(image[cut], shape[cut].astype(np.float32))
+    alpha = shape[cut].astype(np.float32)
+    return compose_cutout(image[cut], smooth_alpha(alpha) if shape.dtype == np.bool_ else alpha)

@@ -45,8 +45,18 @@ def test_a_crop_is_the_object_s_box_and_a_margin() -> None:
     mask[20:26, 30:39] = True
     crop = crop_cutout(image, mask)
     assert crop.shape == (26, 29, 4)
-    assert np.array_equal(crop[10:16, 10:19, :3], image[20:26, 30:39])
-    assert np.array_equal(crop[..., 3] == 255, mask[10:36, 20:49])
+    core = np.s_[12:14, 12:17]  # two pixels inside the object's edge, which is smoothed
+    assert np.array_equal(crop[core][..., :3], image[22:24, 32:37])
+    assert (crop[core][..., 3] == 255).all()
+    assert np.array_equal(crop[..., 3] > 127, mask[10:36, 20:49])
+
+
+def test_a_crop_of_a_mask_has_no_stairs_at_its_edge() -> None:
+    mask = np.zeros((50, 70), np.bool_)
+    mask[20:26, 30:39] = True
+    alpha = crop_cutout(photo(50, 70), mask)[..., 3]
+    assert 128 <= alpha[12, 10] < 255  # the object's first column
+    assert 0 < alpha[12, 9] < 128  # and the one before it
 
 
 def test_a_crop_ends_where_the_photo_ends() -> None:
