@@ -14,8 +14,6 @@ import cv2
 
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.embedded.opencv_inpainting import OpenCvInpainting
-from pipeline.models.embedded.opencv_matting import OpenCvMatting
-from pipeline.models.embedded.opencv_segmentation import OpenCvSegmentation
 from pipeline.protocols import InpaintingEngine, MattingEngine, SegmentationEngine
 
 EngineChoice: TypeAlias = Literal["auto", "tensorrt", "torch", "openvino", "embedded"]
@@ -41,13 +39,19 @@ class EngineOptions:
 def load_matting(options: EngineOptions) -> MattingEngine:
     """The matting engine. Raises ``ModelNotLoaded`` if the wanted one cannot run."""
     _require_embedded("BiRefNet", options)
-    return OpenCvMatting()
+    _set_torch_threads(options)
+    from pipeline.models.embedded.neural_matting import EmbeddedMatting  # imports torch: only where it runs
+
+    return EmbeddedMatting()
 
 
 def load_segmentation(options: EngineOptions) -> SegmentationEngine:
     """The segmentation engine. Raises ``ModelNotLoaded`` if the wanted one cannot run."""
     _require_embedded("MobileSAM", options)
-    return OpenCvSegmentation()
+    _set_torch_threads(options)
+    from pipeline.models.embedded.neural_segmentation import EmbeddedSegmentation  # imports torch: only where it runs
+
+    return EmbeddedSegmentation()
 
 
 def load_inpainting(options: EngineOptions) -> InpaintingEngine:
@@ -68,6 +72,13 @@ def _require_embedded(model: str, options: EngineOptions) -> None:
         )
     for rung in ("tensorrt", "torch", "openvino"):
         logger.info("%s: engine '%s' passed over: no weights.", model, rung)
+
+
+def _set_torch_threads(options: EngineOptions) -> None:
+    """Ray gives a replica one thread, whatever the machine has."""
+    import torch
+
+    torch.set_num_threads(options.threads)
 
 
 def _why_no_cuda() -> str:
