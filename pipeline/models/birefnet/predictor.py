@@ -1,0 +1,68 @@
+"""BiRefNet as a matting engine: images in, alphas out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from pipeline.errors import ShapeMismatch
+from pipeline.models.birefnet.network import BiRefNet
+from pipeline.types import Alpha8, EngineInfo, Image
+
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+"""ImageNet's colours, of pixels in [0, 1]; the training of BiRefNet normalised with them."""
+
+
+class BiRefNetPredictor:
+    """BiRefNet in PyTorch on one device; a ``MattingEngine``.
+
+    Args:
+        network: With its weights. It is moved to ``device`` and ``dtype``.
+        model_version: What ``info`` names.
+        input_size_hw: The size images must have; 1024 × 1024 for most variants.
+        device: ``cpu`` or ``cuda``.
+        dtype: Precision of the weights and of the pictures given to them.
+    """
+
+    def __init__(
+        self,
+        network: BiRefNet,
+        *,
+        model_version: str,
+        input_size_hw: tuple[int, int],
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._network = network.eval().requires_grad_(False).to(device, dtype)
+        self._info = EngineInfo(model_version=model_version, device=device, input_size_hw=input_size_hw)
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._mean = torch.tensor(MEAN, device=self._device).view(3, 1, 1) * 255
+        self._std = torch.tensor(STD, device=self._device).view(3, 1, 1) * 255
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @torch.inference_mode()
+    def estimate_alpha(self, images: Sequence[Image]) -> list[Alpha8]:
+        """One alpha per image, uint8, (H, W), 255 is all foreground; all images run as one batch.
+
+        Raises:
+            ShapeMismatch: An image has another size than ``info.input_size_hw``.
+        """
+        if not images:
+            return []
+        for image in images:
+            if image.shape != (*self._info.input_size_hw, 3):
+                raise ShapeMismatch(f"An image is {image.shape}; it must be {(*self._info.input_size_hw, 3)}.")
+        pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        x = ((pixels.float() - self._mean) / self._std).to(self._dtype, memory_format=torch.contiguous_format)
+        probability = torch.sigmoid(self._network(x).float())[:, 0]
+        # Rounded, where the official demo cuts off: there nothing below certainty would be wholly opaque.
+        alpha = (probability * 255).round_().to(torch.uint8).cpu().numpy()
+        return list(alpha)
