@@ -25,6 +25,14 @@ class Settings(BaseSettings):
 
     work_dir: Path = Field(Path("data"), description="Folder of jobs.db and the jobs' files.")
     models_dir: Path = Field(Path("models"), description="Folder of downloaded model weights.")
+    birefnet_model_path: Path | None = Field(None, description="BiRefNet's weights, instead of a file in MODELS_DIR.")
+    mobile_sam_checkpoint: Path | None = Field(None, description="MobileSAM's weights, likewise.")
+
+    @field_validator("birefnet_model_path", "mobile_sam_checkpoint", mode="before")
+    @classmethod
+    def _none_if_empty(cls, path: object) -> object:
+        return path or None  # an empty variable would name the current folder
+
     max_image_size: int = Field(1024, ge=0, description="Longest side a job works at, in pixels; 0 keeps the original.")
     job_ttl_hours: float = Field(24, gt=0, description="Hours until a job and its files are deleted.")
 
