@@ -16,7 +16,7 @@ from deployments.lama import LaMa
 from deployments.mobile_sam import MobileSAM
 from deployments.resources import plan_resources
 from pipeline.config import Settings
-from pipeline.models.ladder import EngineChoice, EngineOptions
+from pipeline.models.ladder import EngineChoice, EngineOptions, VariantChoice
 
 
 class GpuShare(BaseModel):
@@ -48,6 +48,8 @@ class AppArgs(BaseModel):
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     engine: EngineChoice = "auto"
+    variant: VariantChoice = Field("auto", description="Which BiRefNet; auto is general on a GPU, lite on a CPU.")
+    allow_unpinned: bool = Field(False, description="Whether synthetic and custom weights may load.")
     gpu_share: GpuShare = GpuShare()
     cpu_share: CpuShare = CpuShare()
     threads: int = Field(2, ge=1, description="CPU threads of each model's engine.")
@@ -62,7 +64,9 @@ def build(args: AppArgs) -> serve.Application:
         nodes=[node["Resources"] for node in ray.nodes() if node["Alive"]],  # type: ignore[no-untyped-call]
     )
 
-    log_level = Settings().log_level.upper()
+    settings = Settings()
+    log_level = settings.log_level.upper()
+    weights_files = {"BiRefNet": settings.birefnet_model_path, "MobileSAM": settings.mobile_sam_checkpoint}
 
     def bind(deployment: Any, *arguments: object) -> serve.Application:
         name = deployment.name
@@ -75,7 +79,15 @@ def build(args: AppArgs) -> serve.Application:
         return cast(serve.Application, deployment.options(**options).bind(*arguments))
 
     def engine(name: str) -> EngineOptions:
-        return EngineOptions(engine=args.engine, has_gpu=plan[name].num_gpus > 0, threads=args.threads)
+        return EngineOptions(
+            engine=args.engine,
+            has_gpu=plan[name].num_gpus > 0,
+            threads=args.threads,
+            models_dir=settings.models_dir,
+            weights_file=weights_files.get(name),
+            variant=args.variant,
+            allow_unpinned=args.allow_unpinned,
+        )
 
     birefnet = bind(BiRefNet, engine("BiRefNet"))
     mobile_sam = bind(MobileSAM, engine("MobileSAM"))

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from deployments.batching import BatchGate, BatchOptions
 from deployments.model_status import ModelStatus
 from pipeline.errors import ModelNotLoaded
-from pipeline.types import EngineInfo
+from pipeline.models.ladder import Engine, Loaded
 
 logger = logging.getLogger("ray.serve")
-
-
-class _Engine(Protocol):
-    @property
-    def info(self) -> EngineInfo: ...
-
-
-Engine = TypeVar("Engine", bound=_Engine)
 
 
 class ModelReplica(Generic[Engine]):
@@ -29,32 +21,44 @@ class ModelReplica(Generic[Engine]):
     decorates, so two deployments in one process would share that of a common base.
     """
 
-    def __init__(self, name: str, load: Callable[[], Engine], warm_up: Callable[[Engine], object]) -> None:
+    def __init__(self, name: str, load: Callable[[], Loaded[Engine]], warm_up: Callable[[Engine], object]) -> None:
+        _log_beside_serve()
         self.gate = BatchGate()
-        self._engine: Engine | None = None
+        self._loaded: Loaded[Engine] | None = None
         self._error: str | None = None
         try:
-            engine = load()
+            loaded = load()
         except ModelNotLoaded as error:
             logger.error("%s: %s", name, error.detail)
             self._error = error.detail
             return
-        warm_up(engine)
-        self._engine = engine
-        logger.info("%s runs %s on %s.", name, engine.info.model_version, engine.info.device)
+        warm_up(loaded.engine)
+        self._loaded = loaded
+        logger.info("%s runs %s on %s.", name, loaded.info.model_version, loaded.info.device)
 
     @property
     def engine(self) -> Engine:
         """The engine. Raises ``ModelNotLoaded`` if there is none."""
-        if self._engine is None:
+        if self._loaded is None:
             raise ModelNotLoaded(self._error or "The model is not loaded.")
-        return self._engine
+        return self._loaded.engine
 
     def status(self) -> ModelStatus:
         """What runs here."""
-        info = self._engine.info if self._engine else None
-        return ModelStatus(info, self._error, batch_sizes=dict(self.gate.batch_sizes))
+        batch_sizes = dict(self.gate.batch_sizes)
+        if self._loaded is None:
+            return ModelStatus(None, self._error, batch_sizes=batch_sizes)
+        info, has_weights = self._loaded.info, self._loaded.weights is not None
+        files = {"checkpoint": has_weights, "config": has_weights, "tensorrt_engine": info.tensorrt}
+        return ModelStatus(info, batch_sizes=batch_sizes, files=files)
 
     def configure(self, options: BatchOptions) -> None:
         """Takes over what concerns the gate."""
         self.gate.stuck_after_s = options.stuck_after_s
+
+
+def _log_beside_serve() -> None:
+    """In a replica only Serve's logger has somewhere to write; without this, what the library logs would be lost."""
+    library = logging.getLogger("pipeline")
+    library.handlers = logger.handlers  # the same list: Serve may fill it anew
+    library.setLevel(logger.getEffectiveLevel())

@@ -16,7 +16,8 @@ class ModelStatus:
         error: Why none could be loaded.
         gpu_memory_free_mb: Free memory of the replica's GPU in MiB; 0 without one.
         batch_sizes: How many batches of each size have run.
-        files: Which of ``checkpoint``, ``config`` and ``tensorrt_engine`` are there.
+        files: What runs: a verified ``checkpoint``, its ``config`` (the zoo has one for each) and a
+            ``tensorrt_engine``.
     """
 
     info: EngineInfo | None

@@ -31,6 +31,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from any folder
 
 from pipeline import masks, resize
+from pipeline.config import Settings
 from pipeline.in_process import InProcessInpainter, InProcessSegmenter
 from pipeline.models.ladder import EngineOptions, load_inpainting, load_matting, load_segmentation
 from pipeline.operations.remove_object import remove_object
@@ -69,10 +70,10 @@ class Library:
     """The best engines this machine can run, in this process."""
 
     def __init__(self) -> None:
-        options = EngineOptions()
-        self._matting = load_matting(options)
-        self._segmenter = InProcessSegmenter(load_segmentation(options))
-        self._inpainter = InProcessInpainter(load_inpainting(options))
+        options = EngineOptions(models_dir=Path(__file__).resolve().parent.parent / Settings().models_dir)
+        self._matting = load_matting(options).engine
+        self._segmenter = InProcessSegmenter(load_segmentation(options).engine)
+        self._inpainter = InProcessInpainter(load_inpainting(options).engine)
 
     def remove_background(self, photo: Path) -> Alpha:
         image = read_photo(photo)

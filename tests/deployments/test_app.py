@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray import serve
 from deployments.app import AppArgs, build
 from deployments.batching import BatchOptions
 from deployments.resources import MODELS, PlanDoesNotFit
+from pipeline.models.ladder import EngineOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = {"BiRefNet", "MobileSAM", "LaMa", "JobManager", "Ingress"}
@@ -78,6 +80,26 @@ def test_without_a_gpu_no_model_asks_for_one(monkeypatch: pytest.MonkeyPatch) ->
     assert not found["BiRefNet"].init_args[0].has_gpu
 
 
+def test_the_models_are_told_which_weights_they_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_nodes(monkeypatch, {"CPU": 2.0})
+    monkeypatch.setenv("MODELS_DIR", "/weights")
+    monkeypatch.setenv("BIREFNET_MODEL_PATH", "/mine/birefnet.safetensors")
+    monkeypatch.setenv("MOBILE_SAM_CHECKPOINT", "/mine/sam.safetensors")
+    args = AppArgs(engine="torch", variant="general", allow_unpinned=True, threads=3)
+    options = {name: bound(build(args))[name].init_args[0] for name in MODELS}
+    common = EngineOptions("torch", False, 3, Path("/weights"), None, "general", True)
+    assert options == {
+        "BiRefNet": replace(common, weights_file=Path("/mine/birefnet.safetensors")),
+        "MobileSAM": replace(common, weights_file=Path("/mine/sam.safetensors")),
+        "LaMa": common,
+    }
+
+
+def test_unpinned_weights_do_not_load_unless_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_nodes(monkeypatch, {"CPU": 2.0})
+    assert not bound(build(AppArgs()))["BiRefNet"].init_args[0].allow_unpinned
+
+
 def test_a_dead_nodes_resources_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     set_nodes(monkeypatch, {"CPU": 64.0}, alive=False)
     with pytest.raises(PlanDoesNotFit):
@@ -102,7 +124,14 @@ def test_the_configured_arguments_are_the_applications(application: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "typo", [{"devise": "cpu"}, {"gpu_share": {"Birefnet": 0.4}}, {"cpu_share": {"Ingres": 1}}, {"device": "gpu"}]
+    "typo",
+    [
+        {"devise": "cpu"},
+        {"device": "gpu"},
+        {"variant": "portrait"},
+        {"gpu_share": {"Birefnet": 0.4}},
+        {"cpu_share": {"Ingres": 1}},
+    ],
 )
 def test_a_typo_in_the_arguments_stops_the_start(typo: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

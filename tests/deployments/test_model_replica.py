@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ import pytest
 from deployments.batching import BatchOptions
 from deployments.model_replica import ModelReplica
 from pipeline.errors import ModelNotLoaded
+from pipeline.models.ladder import Loaded
+from pipeline.models.weights import VerifiedWeights
+from pipeline.models.zoo import VARIANTS
 from pipeline.types import Alpha8, EngineInfo, Image
 
 
@@ -29,18 +35,51 @@ def warm_up(engine: Engine) -> None:
     engine.estimate_alpha([np.zeros((32, 48, 3), np.uint8)])
 
 
-def refuse() -> Engine:
+def load() -> Loaded[Engine]:
+    return Loaded(Engine())
+
+
+def refuse() -> Loaded[Engine]:
     raise ModelNotLoaded("BiRefNet has no weights for engine 'torch'.")
 
 
 def test_a_replica_is_warm_before_it_serves() -> None:
-    replica = ModelReplica("BiRefNet", Engine, warm_up)
+    replica = ModelReplica("BiRefNet", load, warm_up)
     assert replica.engine.calls == 1
 
 
 def test_a_replica_tells_what_it_runs() -> None:
-    status = ModelReplica("BiRefNet", Engine, warm_up).status()
+    status = ModelReplica("BiRefNet", load, warm_up).status()
     assert (status.info, status.error) == (EngineInfo("stub", "cpu", (32, 48)), None)
+
+
+@pytest.mark.parametrize("tensorrt", [False, True])
+def test_a_replica_tells_which_files_it_runs_on(tensorrt: bool) -> None:
+    engine = Engine()
+    engine.info = dataclasses.replace(engine.info, tensorrt=tensorrt)
+    loaded = Loaded(engine, VerifiedWeights(Path("a.safetensors"), VARIANTS["lite"], "official", "0"))
+    status = ModelReplica("BiRefNet", lambda: loaded, warm_up).status()
+    assert status.files == {"checkpoint": True, "config": True, "tensorrt_engine": tensorrt}
+
+
+def test_a_replica_without_weights_has_no_files() -> None:
+    status = ModelReplica("BiRefNet", load, warm_up).status()
+    assert set(status.files.values()) == {False}
+
+
+def test_a_replica_tells_why_no_better_engine_runs() -> None:
+    status = ModelReplica("BiRefNet", lambda: Loaded(Engine(), degraded_reason="No GPU."), warm_up).status()
+    assert status.info is not None
+    assert status.info.degraded_reason == "No GPU."
+
+
+def test_what_the_library_logs_stands_in_the_replicas_log(service_log: pytest.LogCaptureFixture) -> None:
+    def load_and_log() -> Loaded[Engine]:
+        logging.getLogger("pipeline.models.ladder").info("Passed over.")
+        return load()
+
+    ModelReplica("BiRefNet", load_and_log, warm_up)
+    assert "Passed over." in service_log.messages
 
 
 def test_a_wanted_engine_that_cannot_run_leaves_the_replica_up_with_the_reason() -> None:
@@ -57,7 +96,7 @@ def test_asking_a_replica_without_an_engine_says_why() -> None:
 def test_any_other_failure_stops_the_start() -> None:
     """Serve then tries again and reports it: a broken installation must not look like missing weights."""
 
-    def fail() -> Engine:
+    def fail() -> Loaded[Engine]:
         raise OSError("libcudnn.so")
 
     with pytest.raises(OSError, match="libcudnn"):
@@ -69,10 +108,10 @@ def test_an_engine_that_fails_to_warm_up_stops_the_start() -> None:
         raise RuntimeError("no kernel")
 
     with pytest.raises(RuntimeError, match="no kernel"):
-        ModelReplica("BiRefNet", Engine, fail)
+        ModelReplica("BiRefNet", load, fail)
 
 
 def test_a_new_configuration_reaches_the_gate() -> None:
-    replica = ModelReplica("BiRefNet", Engine, warm_up)
+    replica = ModelReplica("BiRefNet", load, warm_up)
     replica.configure(BatchOptions(stuck_after_s=7))
     assert replica.gate.stuck_after_s == 7

@@ -1,0 +1,68 @@
+"""The networks on PyTorch: verified weights in, an engine on its device out.
+
+Precision on a GPU: BiRefNet runs in half, which its published weights are stored in. MobileSAM's encoder and LaMa's
+Fourier transforms do not bear that; both stay in float32, where cuDNN's convolutions use TF32.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from pipeline.models.birefnet.network import BiRefNet
+from pipeline.models.birefnet.predictor import BiRefNetPredictor
+from pipeline.models.birefnet.shape import GENERAL, LITE, BiRefNetShape
+from pipeline.models.birefnet.weights import load_birefnet
+from pipeline.models.lama.network import LamaGenerator
+from pipeline.models.lama.predictor import LamaPredictor
+from pipeline.models.mobile_sam.network import MobileSam
+from pipeline.models.mobile_sam.predictor import MobileSamPredictor
+from pipeline.models.weights import VerifiedWeights, load_weights, read_tensors
+from pipeline.models.zoo import Variant
+from pipeline.protocols import InpaintingEngine, MattingEngine, SegmentationEngine
+
+SHAPES: Final[dict[str, BiRefNetShape]] = {"swin_v1_l": GENERAL, "swin_v1_t": LITE}
+"""BiRefNet's sizes by the backbone that the zoo's row names."""
+
+
+def network_of(variant: Variant) -> nn.Module:
+    """The variant's network, on torch's default device, with weights that mean nothing."""
+    if variant.network == "birefnet":
+        return BiRefNet(SHAPES[variant.backbone])
+    return MobileSam() if variant.network == "mobile_sam" else LamaGenerator()
+
+
+def matting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> MattingEngine:
+    """BiRefNet. Raises ``ModelNotLoaded`` if the file does not hold it, as all functions here."""
+    variant = weights.variant
+    with torch.device("meta"):
+        expected = network_of(variant).state_dict()
+    tensors = read_tensors(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    # Copies: what becomes of the file later must not reach a network that serves.
+    state = {name: tensor.clone() for name, tensor in tensors.items()}
+    assert variant.input_size_hw is not None
+    return BiRefNetPredictor(
+        load_birefnet(SHAPES[variant.backbone], state),
+        model_version=weights.model_version,
+        input_size_hw=variant.input_size_hw,
+        device=device,
+        dtype=torch.float16 if device == "cuda" else torch.float32,
+    )
+
+
+def segmentation(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> SegmentationEngine:
+    """MobileSAM."""
+    with torch.device("meta"):
+        network = MobileSam()
+    load_weights(network, weights)
+    return MobileSamPredictor(network, device=device, model_version=weights.model_version)
+
+
+def inpainting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> InpaintingEngine:
+    """LaMa."""
+    with torch.device("meta"):
+        network = LamaGenerator()
+    load_weights(network, weights)
+    return LamaPredictor(network, model_version=weights.model_version, device=device)
