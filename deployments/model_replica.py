@@ -50,11 +50,18 @@ class ModelReplica(Generic[Engine]):
             return ModelStatus(None, self._error, batch_sizes=batch_sizes)
         info, has_weights = self._loaded.info, self._loaded.weights is not None
         files = {"checkpoint": has_weights, "config": has_weights, "tensorrt_engine": info.tensorrt}
-        return ModelStatus(info, batch_sizes=batch_sizes, files=files)
+        free_mb = _free_gpu_memory_mb() if info.device == "cuda" else 0.0
+        return ModelStatus(info, gpu_memory_free_mb=free_mb, batch_sizes=batch_sizes, files=files)
 
     def configure(self, options: BatchOptions) -> None:
         """Takes over what concerns the gate."""
         self.gate.stuck_after_s = options.stuck_after_s
+
+
+def _free_gpu_memory_mb() -> float:
+    import torch  # loaded already where an engine runs on a GPU
+
+    return round(torch.cuda.mem_get_info()[0] / 2**20, 1)
 
 
 def _log_beside_serve() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deployments.batching import BatchOptions
 from deployments.model_replica import ModelReplica
@@ -65,6 +66,14 @@ def test_a_replica_tells_which_files_it_runs_on(tensorrt: bool) -> None:
 def test_a_replica_without_weights_has_no_files() -> None:
     status = ModelReplica("BiRefNet", load, warm_up).status()
     assert set(status.files.values()) == {False}
+
+
+def test_a_replica_on_a_gpu_tells_how_much_of_its_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * 2**30, 16 * 2**30))
+    engine = Engine()
+    engine.info = dataclasses.replace(engine.info, device="cuda")
+    status = ModelReplica("BiRefNet", lambda: Loaded(engine), warm_up).status()
+    assert status.gpu_memory_free_mb == 12288
 
 
 def test_a_replica_tells_why_no_better_engine_runs() -> None:

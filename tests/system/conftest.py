@@ -40,10 +40,16 @@ def free_port() -> int:
 
 
 def start_service(folder: Path, arguments: Sequence[str] = (), **environment: str) -> RunningService:
-    """Starts the service and returns at once; ``folder`` gets its log and its jobs."""
+    """Starts the service and returns at once; ``folder`` gets its log and its jobs, and lends it no weights."""
     port = free_port()
     log = folder / "service.log"
-    env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port), "WORK_DIR": str(folder / "work"), **environment}
+    own = {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "WORK_DIR": str(folder / "work"),
+        "MODELS_DIR": str(folder / "models"),
+    }
+    env = {**os.environ, **own, **environment}
     env.pop("RAY_ADDRESS", None)
     with log.open("wb") as output:
         process = subprocess.Popen(
