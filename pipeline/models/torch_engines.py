@@ -49,6 +49,7 @@ def matting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> Matting
         input_size_hw=variant.input_size_hw,
         device=device,
         dtype=torch.float16 if device == "cuda" else torch.float32,
+        max_images=8 if device == "cuda" else 1,  # on a CPU they would wait for each other, and take memory
     )
 
 

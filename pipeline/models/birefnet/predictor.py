@@ -26,6 +26,7 @@ class BiRefNetPredictor:
         input_size_hw: The size images must have; 1024 × 1024 for most variants.
         device: ``cpu`` or ``cuda``.
         dtype: Precision of the weights and of the pictures given to them.
+        max_images: Images that go through the network together; memory grows with them.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class BiRefNetPredictor:
         input_size_hw: tuple[int, int],
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        max_images: int = 8,
     ) -> None:
         self._network = network.eval().requires_grad_(False).to(device, dtype)
         self._info = EngineInfo(model_version=model_version, device=device, input_size_hw=input_size_hw)
         self._device = torch.device(device)
         self._dtype = dtype
+        self._max_images = max_images
         self._mean = torch.tensor(MEAN, device=self._device).view(3, 1, 1) * 255
         self._std = torch.tensor(STD, device=self._device).view(3, 1, 1) * 255
 
@@ -48,18 +51,22 @@ class BiRefNetPredictor:
     def info(self) -> EngineInfo:
         return self._info
 
-    @torch.inference_mode()
     def estimate_alpha(self, images: Sequence[Image]) -> list[Alpha8]:
-        """One alpha per image, uint8, (H, W), 255 is all foreground; all images run as one batch.
+        """One alpha per image, uint8, (H, W), 255 is all foreground.
 
         Raises:
             ShapeMismatch: An image has another size than ``info.input_size_hw``.
         """
-        if not images:
-            return []
         for image in images:
             if image.shape != (*self._info.input_size_hw, 3):
                 raise ShapeMismatch(f"An image is {image.shape}; it must be {(*self._info.input_size_hw, 3)}.")
+        alphas: list[Alpha8] = []
+        for start in range(0, len(images), self._max_images):
+            alphas += self._estimate(images[start : start + self._max_images])
+        return alphas
+
+    @torch.inference_mode()
+    def _estimate(self, images: Sequence[Image]) -> list[Alpha8]:
         pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # (B, 3, H, W)
         x = ((pixels.float() - self._mean) / self._std).to(self._dtype, memory_format=torch.contiguous_format)
         probability = torch.sigmoid(self._network(x).float())[:, 0]

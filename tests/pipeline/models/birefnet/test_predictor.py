@@ -59,6 +59,16 @@ def test_images_of_a_batch_do_not_change_each_other(engine: MattingEngine) -> No
         assert np.abs(alone.astype(int) - alpha).max() <= 1  # a value between two levels may be rounded either way
 
 
+def test_no_more_images_go_together_than_may() -> None:
+    torch.manual_seed(4)
+    network = BiRefNet(TINY)
+    engine = BiRefNetPredictor(network, model_version="", input_size_hw=SIZE_HW, max_images=2)
+    batches: list[int] = []
+    network.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    assert len(engine.estimate_alpha([photo(seed) for seed in range(5)])) == 5
+    assert batches == [2, 2, 1]
+
+
 def test_no_images_have_no_alphas(engine: MattingEngine) -> None:
     assert engine.estimate_alpha([]) == []
 
