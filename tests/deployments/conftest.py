@@ -43,3 +43,13 @@ def service_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureF
     with caplog.at_level(logging.INFO, "ray.serve"):
         yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(autouse=True)
+def same_library_log() -> Iterator[None]:
+    """A replica sends what the library logs to Serve's handlers, for the rest of its process."""
+    library = logging.getLogger("pipeline")
+    before = library.handlers, library.level
+    yield
+    library.handlers = before[0]
+    library.setLevel(before[1])
