@@ -24,8 +24,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--photo", default="lemur.jpg", help="in tests/data: the photo to cut out")
-    parser.add_argument("--tapped", default="coffee.jpg", help="in tests/data: the photo to tap")
-    parser.add_argument("--tap", default="365,284", help="x,y on it")
+    parser.add_argument("--tapped", default="astronaut.jpg", help="in tests/data: the photo to tap")
+    parser.add_argument("--tap", default="393,427", help="x,y on it")
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     with httpx.Client(base_url=arguments.url, timeout=120) as client:
