@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.models.mobile_sam.frame import fit_in_frame, lift_logits, place_prompt
 from pipeline.models.mobile_sam.network import MobileSam
@@ -19,6 +18,7 @@ from pipeline.models.mobile_sam.predictor import MobileSamEmbedding, MobileSamPr
 from pipeline.models.mobile_sam.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, EMPTY, PADDING
 from pipeline.models.mobile_sam.tiny_vit import WindowAttention, split_windows
 from pipeline.types import Prompt
+from scripts.network_checks.outputs import outputs_of
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Stages: TypeAlias = dict[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -92,7 +92,7 @@ def build(name: str) -> MobileSam:
 def stages(network: MobileSam, golden: Arrays) -> Stages:
     """Every golden stage with ours first, arrays of one shape each; the encoder runs twice."""
     images = network_input(network, golden)
-    with _outputs(network.image_encoder, {tap.module for tap in ENCODER_TAPS.values()}) as outputs:
+    with outputs_of(network.image_encoder, {tap.module for tap in ENCODER_TAPS.values()}) as outputs:
         embeddings = network.encode(images)
     found = {name: tap.of(outputs[tap.module]) for name, tap in ENCODER_TAPS.items()}
     found["encoder_input_s16"] = _every(images, 1, 16, 16)
@@ -131,7 +131,7 @@ def decoder_stages(network: MobileSam, golden: Arrays, embeddings: Tensor) -> St
     """Three prompts on one image, decoded together, from its embedding (1, 256, 64, 64)."""
     points, labels = padded_prompts(golden)
     decoder = network.mask_decoder
-    with _outputs(
+    with outputs_of(
         decoder, ["transformer", "transformer.layers.0", "transformer.layers.1", "output_upscaling"]
     ) as outputs:
         logits, iou = network.decode(embeddings, points, labels)
@@ -223,24 +223,3 @@ def _window_attention(network: MobileSam, x: Tensor) -> NDArray[Any]:
 def _every(x: Tensor, *steps: int) -> NDArray[Any]:
     """``x`` sliced by ``steps`` along the axes after the first."""
     return x[(slice(None), *(slice(None, None, step) for step in steps))].numpy()
-
-
-@contextmanager
-def _outputs(network: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """A dictionary that the named modules' outputs land in, for calls inside the ``with``."""
-    outputs: dict[str, Any] = {}
-
-    def keep(name: str, output: Any) -> None:
-        outputs[name] = output
-
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: keep(name, output)
-        )
-        for name in modules
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
