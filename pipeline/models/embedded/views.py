@@ -40,6 +40,14 @@ class View:
     negative: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Look:
+    """A view and the network's probabilities for it, (S, S)."""
+
+    view: View
+    probability: Alpha
+
+
 NO_TAPS: NDArray[np.float32] = np.zeros((0, 2), np.float32)
 
 
@@ -97,3 +105,20 @@ def _on_square(points: NDArray[np.float32], box_xyxy: BoxXYXY, side_px: int) -> 
     y = (points[:, 1] - top + 0.5) * side_px / (bottom - top) - 0.5
     inside = (x >= -0.5) & (y >= -0.5) & (x <= side_px - 0.5) & (y <= side_px - 0.5)
     return list(zip(x[inside].tolist(), y[inside].tolist(), strict=True))
+
+
+def values_at(values: NDArray[np.generic], points: NDArray[np.float32], box_xyxy: BoxXYXY) -> NDArray[np.generic]:
+    """``values`` (S, S) of a view, at points given in pixels of the image; those outside the view at its border."""
+    side = values.shape[0]
+    left, top, right, bottom = box_xyxy
+    x = ((points[:, 0] - left) * side / (right - left)).astype(np.intp).clip(0, side - 1)
+    y = ((points[:, 1] - top) * side / (bottom - top)).astype(np.intp).clip(0, side - 1)
+    return np.asarray(values[y, x])
+
+
+def within_image(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> BoxXYXY:
+    """Whole pixels that the box touches inside an image; at least one each way."""
+    height, width = size_hw
+    left, top = min(max(0, int(box_xyxy[0])), width - 1), min(max(0, int(box_xyxy[1])), height - 1)
+    right, bottom = min(width, int(np.ceil(box_xyxy[2]))), min(height, int(np.ceil(box_xyxy[3])))
+    return left, top, max(right, left + 1), max(bottom, top + 1)

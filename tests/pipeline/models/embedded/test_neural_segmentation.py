@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from pipeline.errors import InvalidPoint
-from pipeline.models.embedded.neural_segmentation import EmbeddedSegmentation, expected_iou
+from pipeline.models.embedded.candidates import expected_iou
+from pipeline.models.embedded.neural_segmentation import EmbeddedSegmentation
 from pipeline.types import Image, Mask, MaskCandidates, Prompt
 
 HEIGHT, WIDTH = 300, 420
 LEFT, RIGHT = (110, 140), (310, 160)
+
+
+PHOTOS = Path(__file__).resolve().parents[3] / "data"
+BADGE, BADGE_RADIUS_PX, JACKET = (171, 386), 37, (230, 330)
+"""On the astronaut's photo, pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +61,33 @@ def iou(found: MaskCandidates, truth: Mask) -> float:
 def test_one_tap_selects_one_of_two_things(engine: EmbeddedSegmentation, radius_px: int) -> None:
     for place in (LEFT, RIGHT):
         assert iou(select(engine, picture(radius_px), prompt(place)), disc(place, radius_px)) > 0.8
+
+
+def astronaut() -> Image:
+    return np.asarray(cv2.imread(str(PHOTOS / "astronaut.jpg"), cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def badge(image: Image) -> Mask:
+    mask = np.zeros(image.shape[:2], np.uint8)
+    cv2.circle(mask, BADGE, BADGE_RADIUS_PX, 1, -1)
+    return mask > 0
+
+
+def test_a_tap_on_a_badge_selects_the_badge_and_one_beside_it_the_person(engine: EmbeddedSegmentation) -> None:
+    image = astronaut()
+    embedding = engine.embed([image])[0]
+    on_badge, on_jacket = engine.decode([embedding] * 2, [prompt(BADGE), prompt(JACKET)])
+    assert iou(on_badge, badge(image)) > 0.7
+    person = on_jacket.probabilities[0] > 127
+    assert person.mean() > 0.25
+
+
+def test_the_first_candidate_is_the_same_whatever_the_limit(engine: EmbeddedSegmentation) -> None:
+    embedding = engine.embed([astronaut()])[0]
+    for point in (BADGE, JACKET):
+        one, several = (engine.decode([embedding], [prompt(point)], candidates=limit)[0] for limit in (1, 4))
+        assert (one.probabilities[0] == several.probabilities[0]).all()
+        assert len(one.scores) == 1 < len(several.scores)
 
 
 def test_taps_on_both_select_both(engine: EmbeddedSegmentation) -> None:
