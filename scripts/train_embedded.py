@@ -22,6 +22,7 @@ from typing import Any
 
 import cv2
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -119,11 +120,11 @@ class Training:
     @property
     def progress(self) -> float:
         """How much of the budget is used, 0..1."""
-        if self.options.epochs:
-            used = self.step * self.options.batch / (self.options.epochs * len(self.training))
+        if self.options.epochs is not None:
+            used, budget = self.step * self.options.batch, self.options.epochs * len(self.training)
         else:
-            used = self.elapsed_s / (60 * self.options.minutes)
-        return min(1.0, float(used))
+            used, budget = self.elapsed_s, 60 * self.options.minutes
+        return min(1.0, float(used / budget)) if budget > 0 else 1.0
 
     @property
     def size(self) -> int:
@@ -195,6 +196,13 @@ class Training:
     def _resume(self) -> None:
         state = load_checkpoint(self.checkpoint)
         if state is None:
+            if self.options.start_from is not None:
+                weights = {name: weight.float() for name, weight in load_file(self.options.start_from).items()}
+                counters = {
+                    key: value for key, value in self.network.state_dict().items() if value.dtype == torch.int64
+                }
+                self.network.load_state_dict(counters | weights)
+                self.average.load_state_dict(counters | weights)
             return
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -221,6 +229,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of tar files or pairs")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and weights")
+    parser.add_argument("--start-from", type=Path, help="weights (safetensors) to begin a new run with; default: none")
     parser.add_argument("--cache", type=Path, help="folder for decoded photos; by default inside --out")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="training time")

@@ -87,6 +87,17 @@ def crop_around(mask: Rgba, rng: np.random.Generator) -> Box:
     return float(x), float(y), float(x + box_width), float(y + box_height)
 
 
+def crop_inside(mask: Rgba, rng: np.random.Generator) -> Box:
+    """A box with a third to two thirds of the photo's side around a point of what ``mask`` (S, S) marks."""
+    side = mask.shape[0]
+    rows, columns = np.nonzero(mask > 127)
+    length = side * rng.uniform(0.3, 0.65)
+    index = int(rng.integers(len(rows))) if len(rows) else None
+    y, x = (rows[index], columns[index]) if index is not None else (side / 2, side / 2)
+    left, top = np.clip([x - length / 2, y - length / 2], 0, side - length)
+    return float(left), float(top), float(left + length), float(top + length)
+
+
 def jitter_colour(pair: Rgba, rng: np.random.Generator) -> Rgba:
     """``pair`` with other light, contrast, tint and saturation; sometimes grey, blurred or noisy."""
     rgb, mask = pair[..., :3], pair[..., 3:]
@@ -137,6 +148,72 @@ def paste(canvas: Rgba, piece: Rgba, rng: np.random.Generator) -> tuple[Rgba, Rg
     covered[rows, columns] = blended.astype(np.uint8)
     shown = np.zeros((side, side), np.uint8)
     shown[rows, columns] = visible[..., 3]
+    return covered, shown
+
+
+def badge(pair: Rgba, rng: np.random.Generator) -> Rgba:
+    """A plain shape cut from any part of a photo: ellipse, plate, ribbon or polygon, its corners at any angle."""
+    side = 128
+    box_px = int(pair.shape[0] * rng.uniform(0.15, 0.6))
+    top, left = (int(rng.integers(pair.shape[0] - box_px)) for _ in range(2))
+    texture = np.asarray(cv2.resize(pair[top : top + box_px, left : left + box_px, :3], (side, side)), np.uint8)
+    if rng.random() < 0.4:  # nearly one colour
+        plain = texture.reshape(-1, 3)[int(rng.integers(side * side))]
+        texture = np.asarray(cv2.addWeighted(texture, 0.25, np.full_like(texture, plain), 0.75, 0), np.uint8)
+    shape = np.zeros((side, side), np.uint8)
+    middle, flatness = side // 2, rng.uniform(0.25, 1)
+    angle = 0.0 if rng.random() < 0.5 else rng.uniform(0, 180)
+    kind = rng.random()
+    if kind < 0.4:
+        axes = int(0.48 * side), int(0.48 * side * flatness)
+        cv2.ellipse(shape, (middle, middle), axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
+    else:
+        if kind < 0.8:
+            corners = cv2.boxPoints(((middle, middle), (0.68 * side, 0.68 * side * flatness), angle))
+        else:
+            turns = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
+            corners = middle + 0.48 * side * rng.uniform(0.5, 1, (len(turns), 1)) * np.column_stack(
+                [np.cos(turns), np.sin(turns)]
+            )
+        cv2.fillPoly(shape, [np.rint(corners).astype(np.int32)], 255, cv2.LINE_AA)
+    x, y, width, height = cv2.boundingRect(shape)
+    whole = np.dstack([texture, shape])
+    return np.ascontiguousarray(whole[y : y + height, x : x + width])
+
+
+def lay_on(canvas: Rgba, host: NDArray[np.bool_], piece: Rgba, rng: np.random.Generator) -> tuple[Rgba, Rgba] | None:
+    """RGB of ``canvas`` (S, S, 3) with ``piece`` laid on what ``host`` (S, S) marks, and where it shows: uint8 (S, S).
+
+    The piece is made smaller than the host, and shares some of its light. None if no place was found for it.
+    """
+    _, _, host_width, host_height = cv2.boundingRect(host.astype(np.uint8))
+    rows, columns = np.nonzero(host)
+    if len(rows) < 64:
+        return None
+    side = max(6.0, np.exp(rng.uniform(np.log(0.1), np.log(0.55))) * min(host_width, host_height))
+    scale = side / max(piece.shape[:2])
+    width, height = (max(4, round(length * scale)) for length in (piece.shape[1], piece.shape[0]))
+    small = np.asarray(cv2.resize(piece, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    if min(width, height) >= canvas.shape[0]:
+        return None
+    for _ in range(6):
+        index = int(rng.integers(len(rows)))
+        top = int(np.clip(rows[index] - height // 2, 0, canvas.shape[0] - height))
+        left = int(np.clip(columns[index] - width // 2, 0, canvas.shape[1] - width))
+        area = np.s_[top : top + height, left : left + width]
+        inside = small[..., 3] > 127
+        if np.count_nonzero(inside & host[area]) > 0.9 * np.count_nonzero(inside):
+            break
+    else:
+        return None
+    share = small[..., 3:].astype(np.float32) / 255
+    under = canvas[area].astype(np.float32)
+    light = under.mean(axis=2, keepdims=True)
+    shaded = small[..., :3] * (1 + rng.uniform(0, 0.6) * (light / max(float(light.mean()), 1.0) - 1))
+    covered = canvas.copy()
+    covered[area] = np.clip(under + share * (shaded - under), 0, 255).astype(np.uint8)
+    shown = np.zeros(canvas.shape[:2], np.uint8)
+    shown[area] = small[..., 3]
     return covered, shown
 
 

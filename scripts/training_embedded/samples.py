@@ -22,6 +22,10 @@ COLLAGE_SHARE = 0.2
 """Of the samples with a subject or taps: four photos in one."""
 CLOSE_SHARE = 0.2
 """Of the samples with taps: cropped around the subject, as the predictor does to see small things."""
+WORN_SHARE = 0.5
+"""Of the samples with taps on one photo: something smaller lies wholly on the subject, as a badge does on a jacket."""
+INSIDE_SHARE = 0.3
+"""Of those: cropped within the subject, as the predictor does to see what it wears."""
 MIN_AREA = 0.004
 """Things smaller than this share of the picture are not tapped."""
 
@@ -143,33 +147,90 @@ def _tap_sample(pairs: Rgba, index: int, size: int, rng: np.random.Generator) ->
     """A photo, often with further objects laid over it, and taps on one or two of the things in it."""
     if rng.random() < COLLAGE_SHARE:
         rgb, masks = _collage(pairs, index, size, rng)
-        things = [thing for mask in masks for thing in _things(mask)]
+        things = [_Thing(thing, thing > 127) for mask in masks for thing in _things(mask)]
+    elif rng.random() < WORN_SHARE:
+        rgb, things = _worn(pairs, index, size, rng)
     else:
-        pair = pairs[index]
-        if rng.random() < CLOSE_SHARE:
-            box = augmentation.crop_around(pair[..., 3], rng)
-        else:
-            box = augmentation.random_frame(pair[..., 3], rng, smallest=0.7, largest=2)
-        view = augmentation.jitter_colour(augmentation.reframe(pair, box, (size, size), rng), rng)
-        rgb, things = view[..., :3], _things(view[..., 3])
+        rgb, things = _photo(pairs, index, size, rng)
     for _ in range(int(rng.choice(4, p=(0.45, 0.25, 0.2, 0.1)))):
         source = index if rng.random() < 0.15 else int(rng.integers(len(pairs)))  # now and then its own twin
         piece = augmentation.cut_out(pairs[source], rng, size)
         if piece is None:
             continue
         rgb, shown = augmentation.paste(rgb, augmentation.jitter_colour(piece, rng), rng)
-        things = [np.minimum(thing, 255 - shown) for thing in things] + [shown]
-    things = [thing for thing in things if np.count_nonzero(thing > 127) > MIN_AREA * size**2]
+        things = [thing.without(shown) for thing in things] + [_Thing(shown, shown > 127)]
+    things = [
+        thing
+        for thing in things
+        if np.count_nonzero(thing.mask > 127) > MIN_AREA * size**2 and np.count_nonzero(thing.own) > 8
+    ]
     if not things:
         return None
     order = rng.permutation(len(things))
     wanted = [things[k] for k in order[: 2 if len(things) > 1 and rng.random() < 0.12 else 1]]
-    others = [things[k] for k in order[len(wanted) :]]
-    mask = np.maximum.reduce(wanted)
-    positive = [tap_points.point_inside(thing > 127, rng) for thing in wanted]
+    others = [things[k].mask for k in order[len(wanted) :]]
+    mask = np.maximum.reduce([thing.mask for thing in wanted])
+    positive = [tap_points.point_inside(thing.own, rng) for thing in wanted]
     if rng.random() < 0.25:
-        positive += [tap_points.point_inside(mask > 127, rng) for _ in range(int(rng.integers(1, 3)))]
+        own = np.logical_or.reduce([thing.own for thing in wanted])
+        positive += [tap_points.point_inside(own, rng) for _ in range(int(rng.integers(1, 3)))]
     return rgb, mask, positive, _negative_taps(mask, others, rng)
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """What a tap may mean.
+
+    Attributes:
+        mask: uint8, (S, S); all of it, with what it wears.
+        own: bool, (S, S); where a tap means it, and not something that lies on it.
+    """
+
+    mask: Mask
+    own: tap_points.Region
+
+    def without(self, shown: Mask) -> _Thing:
+        """What ``shown`` leaves of it."""
+        return _Thing(np.minimum(self.mask, 255 - shown), self.own & (shown < 128))
+
+
+def _photo(pairs: Rgba, index: int, size: int, rng: np.random.Generator) -> tuple[Rgba, list[_Thing]]:
+    """One photo, as it is or closer, RGB (S, S, 3), and its things."""
+    pair = pairs[index]
+    if rng.random() < CLOSE_SHARE:
+        box = augmentation.crop_around(pair[..., 3], rng)
+    else:
+        box = augmentation.random_frame(pair[..., 3], rng, smallest=0.7, largest=2)
+    view = augmentation.jitter_colour(augmentation.reframe(pair, box, (size, size), rng), rng)
+    return view[..., :3], [_Thing(thing, thing > 127) for thing in _things(view[..., 3])]
+
+
+def _worn(pairs: Rgba, index: int, size: int, rng: np.random.Generator) -> tuple[Rgba, list[_Thing]]:
+    """One photo whose subject wears one or two smaller things.
+
+    A tap on one of them means it, a tap beside them all of the subject.
+    """
+    pair = pairs[index]
+    if rng.random() < INSIDE_SHARE:
+        box = augmentation.crop_inside(pair[..., 3], rng)
+    elif rng.random() < 0.5:
+        box = augmentation.crop_around(pair[..., 3], rng)
+    else:
+        box = augmentation.random_frame(pair[..., 3], rng, smallest=0.7, largest=1.3)
+    view = augmentation.jitter_colour(augmentation.reframe(pair, box, (size, size), rng), rng)
+    rgb, things = view[..., :3], [_Thing(thing, thing > 127) for thing in _things(view[..., 3])]
+    host = max(things, key=lambda thing: np.count_nonzero(thing.own))
+    for _ in range(1 if rng.random() < 0.6 else 2):
+        source = pairs[int(rng.integers(len(pairs)))]
+        piece = augmentation.badge(source, rng) if rng.random() < 0.5 else augmentation.cut_out(source, rng, size)
+        laid = piece is not None and augmentation.lay_on(rgb, host.own, augmentation.jitter_colour(piece, rng), rng)
+        if laid:
+            rgb, shown = laid
+            host = _Thing(host.mask, host.own & (shown < 128))
+            things = [thing for thing in things if np.any(thing.own & host.own)]
+            things = [host if np.any(thing.own & host.own) else thing for thing in things]
+            things.append(_Thing(shown, shown > 127))
+    return rgb, things
 
 
 def _things(mask: Mask) -> list[Mask]:

@@ -11,8 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from pipeline.models.embedded.weights import load_weights
+from pipeline.models.embedded.weights import WEIGHTS_PATH, load_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_embedded.py"
 
@@ -52,3 +54,13 @@ def test_training_goes_on_after_a_kill_and_exports_weights(data: Path, tmp_path:
     trained = load_weights(out / "embedded.safetensors")
     assert trained.side_px == 96
     assert "automatic IoU" in (out / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_begins_where_given_weights_ended(data: Path, tmp_path: Path) -> None:
+    again = [*command(data, tmp_path / "again", 0), "--start-from", str(WEIGHTS_PATH)]
+    finished = subprocess.run(again, capture_output=True, text=True, timeout=100)
+    assert finished.returncode == 0, finished.stderr
+    before, after = (load_file(path) for path in (WEIGHTS_PATH, tmp_path / "again" / "embedded.safetensors"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.training_embedded import augmentation, samples
 from scripts.training_embedded.checkpoint import load_checkpoint, save_checkpoint
 from scripts.training_embedded.loss import training_loss
 from scripts.training_embedded.muon import Muon, orthogonalise
@@ -50,6 +51,34 @@ def test_positive_taps_lie_on_the_mask_and_negative_ones_off_it(pairs: Rgba) -> 
             assert (mask[pixels[4] == 255] < 128).all()
             tapped += is_tapped
     assert 10 < tapped < 50
+
+
+def test_a_worn_thing_lies_on_its_host_and_takes_the_taps_there(pairs: Rgba) -> None:
+    rng = np.random.default_rng(0)
+    canvas = np.full((128, 128, 3), 90, np.uint8)
+    host = np.zeros((128, 128), np.bool_)
+    host[20:110, 30:120] = True
+    laid = [augmentation.lay_on(canvas, host, augmentation.badge(pairs[0], rng), rng) for _ in range(20)]
+    found = [one for one in laid if one is not None]
+    assert len(found) > 15
+    for rgb, shown in found:
+        changed = (rgb != canvas).any(axis=2)
+        assert not changed[shown == 0].any()
+        assert (host & (shown > 127)).sum() > 0.85 * (shown > 127).sum() > 0
+        assert (shown > 127).sum() < 0.5 * host.sum()
+
+
+def test_a_tap_beside_a_worn_thing_means_the_host_with_it(pairs: Rgba) -> None:
+    worn = [samples._worn(pairs, index % len(pairs), 96, np.random.default_rng(index)) for index in range(30)]
+    nested = 0
+    for _, things in worn:
+        taken = np.zeros((96, 96), np.int64)
+        for thing in things:
+            assert not (thing.own & (thing.mask < 128)).any()
+            taken += thing.own
+            nested += any(other is not thing and (other.own & (thing.mask > 127)).sum() > 8 for other in things)
+        assert taken.max() <= 1  # no point means two things
+    assert nested >= 10
 
 
 def test_the_correction_is_the_middle_of_the_largest_error() -> None:
