@@ -1,4 +1,6 @@
-"""The deformable convolution: one operator, in plain PyTorch.
+"""The deformable convolution: one operator of ours, in plain PyTorch.
+
+A trace or an export sees one node, ``clearcut::deformable_convolution``, and other runtimes have their own form of it.
 
 Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019.
 """
@@ -33,7 +35,9 @@ class DeformableConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C', H, W) from (B, C, H, W)."""
         modulation = 2 * torch.sigmoid(self.modulator_conv(x))
-        return deformable_convolution(x, self.offset_conv(x), modulation, self.regular_conv.weight)
+        offset = self.offset_conv(x)
+        y: Tensor = torch.ops.clearcut.deformable_convolution(x, offset, modulation, self.regular_conv.weight)
+        return y
 
 
 def deformable_convolution(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
@@ -76,6 +80,14 @@ def deformable_convolution(x: Tensor, offset: Tensor, modulation: Tensor, weight
         results.append(matrix @ columns.flatten(1, 2).to(matrix.dtype))
     result = results[0] if len(results) == 1 else torch.cat(results, dim=2)
     return result.view(batch, -1, height, width)
+
+
+_operator: Final = torch.library.custom_op("clearcut::deformable_convolution", deformable_convolution, mutates_args=())
+
+
+@_operator.register_fake
+def _shape_of_the_result(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3], dtype=weight.dtype)
 
 
 def _sampling_grid(offset: Tensor, kernel: int, start: int, size_hw: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.models.birefnet import deformable_convolution as module
-from pipeline.models.birefnet.deformable_convolution import deformable_convolution
+from pipeline.models.birefnet.deformable_convolution import DeformableConvolution, deformable_convolution
 
 
 def inputs(size_hw: tuple[int, int], *, batch: int = 2, channels: int = 4, kernel: int = 3) -> list[Tensor]:
@@ -81,3 +82,21 @@ def test_half_precision_keeps_its_places() -> None:
     ours = deformable_convolution(*given)
     assert ours.dtype == torch.bfloat16
     assert (ours - by_definition(*(t.float() for t in given))).abs().max() < 0.05
+
+
+def test_it_is_an_operator_that_pytorch_can_rely_on() -> None:
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.clearcut.deformable_convolution, inputs((5, 7)), test_utils=tests)
+
+
+def test_a_trace_and_an_export_see_one_node() -> None:
+    network, x = DeformableConvolution(4, 5, 3).eval().requires_grad_(False), torch.randn(2, 4, 5, 7)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
+        traced = torch.jit.trace(network, x)
+    exported = torch.export.export(network, (x,))
+
+    assert str(traced.inlined_graph).count("clearcut::deformable_convolution") == 1
+    assert [str(node.target) for node in exported.graph.nodes].count("clearcut.deformable_convolution.default") == 1
+    assert "grid_sampler" not in str(traced.inlined_graph) + str(exported.graph)
+    torch.testing.assert_close(traced(x), network(x), rtol=0, atol=0)
