@@ -93,6 +93,8 @@ class EngineInfo:
             inpainting, the largest size taken; smaller images keep their size.
         tensorrt: Whether TensorRT runs it.
         degraded_reason: Why this is not the best the product has and how to get better; None if it is.
+        runtime: What runs it: ``torch``, ``openvino``, ``tensorrt`` or ``opencv``. Of a network in parts, what runs
+            the largest.
     """
 
     model_version: str
@@ -100,6 +102,7 @@ class EngineInfo:
     input_size_hw: tuple[int, int]
     tensorrt: bool = False
     degraded_reason: str | None = None
+    runtime: str = "torch"
 
 
 @dataclass(frozen=True)

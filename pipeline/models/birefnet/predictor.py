@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from pipeline.errors import ShapeMismatch
-from pipeline.models.birefnet.network import BiRefNet
 from pipeline.types import Alpha8, EngineInfo, Image
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -18,29 +18,36 @@ STD: Final = (0.229, 0.224, 0.225)
 
 
 class BiRefNetPredictor:
-    """BiRefNet in PyTorch on one device; a ``MattingEngine``.
+    """BiRefNet on one device; a ``MattingEngine``.
 
     Args:
-        network: With its weights. It is moved to ``device`` and ``dtype``.
+        network: With its weights; logits (B, 1, H, W) from normalised pictures (B, 3, H, W). A PyTorch module is moved
+            to ``device`` and ``dtype``; anything else takes and returns tensors of that device and type as it is.
         model_version: What ``info`` names.
         input_size_hw: The size images must have; 1024 × 1024 for most variants.
         device: ``cpu`` or ``cuda``.
         dtype: Precision of the weights and of the pictures given to them.
         max_images: Images that go through the network together; memory grows with them.
+        runtime: What runs the network; ``info`` tells it.
     """
 
     def __init__(
         self,
-        network: BiRefNet,
+        network: Callable[[Tensor], Tensor],
         *,
         model_version: str,
         input_size_hw: tuple[int, int],
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         max_images: int = 8,
+        runtime: str = "torch",
     ) -> None:
-        self._network = network.eval().requires_grad_(False).to(device, dtype)
-        self._info = EngineInfo(model_version=model_version, device=device, input_size_hw=input_size_hw)
+        if isinstance(network, nn.Module):
+            network = network.eval().requires_grad_(False).to(device, dtype)
+        self._network = network
+        self._info = EngineInfo(
+            model_version=model_version, device=device, input_size_hw=input_size_hw, runtime=runtime
+        )
         self._device = torch.device(device)
         self._dtype = dtype
         self._max_images = max_images

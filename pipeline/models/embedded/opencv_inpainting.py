@@ -49,6 +49,7 @@ class OpenCvInpainting:
                 "No model weights found; filling holes with OpenCV only, from nearby texture. For real quality see "
                 "README, Models."
             ),
+            runtime="opencv",
         )
 
     def inpaint(self, images: Sequence[Image], masks: Sequence[Mask]) -> list[Image]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import InferenceError, ShapeMismatch
 from pipeline.models.lama.network import SIDE_MULTIPLE_PX, SMALLEST_SIDE_PX, masked_input
@@ -25,32 +25,36 @@ class LamaPredictor:
     Device, precision and evaluation mode are set here, and nowhere else.
 
     Args:
-        network: A ``LamaGenerator`` with its weights, or anything with the same ``forward``. It is moved, not copied.
+        network: A ``LamaGenerator`` with its weights, or anything callable like it. A PyTorch module is moved, not
+            copied; anything else takes and returns tensors of ``device``.
         model_version: What the weights are called.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         precision: float32, or a half type for what bears it; the network keeps its Fourier transforms in float32.
         largest_side_px: The largest window callers are told to send.
         pixels_per_pass: So many pixels go through the network at once, or one window if that is more.
+        runtime: What runs the network; ``info`` tells it.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor], Tensor],
         *,
         model_version: str,
         device: torch.device | str = "cpu",
         precision: torch.dtype = torch.float32,
         largest_side_px: int = _LARGEST_SIDE_PX,
         pixels_per_pass: int = _PIXELS_PER_PASS,
+        runtime: str = "torch",
     ) -> None:
         self._device = torch.device(device)
-        self._network = network.to(self._device).eval()
+        self._network = network.to(self._device).eval() if isinstance(network, nn.Module) else network
         self._precision = precision
         self._pixels_per_pass = pixels_per_pass
         self._info = EngineInfo(
             model_version=model_version,
             device=self._device.type,
             input_size_hw=(largest_side_px, largest_side_px),
+            runtime=runtime,
         )
 
     @property

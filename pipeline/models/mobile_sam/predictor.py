@@ -1,8 +1,8 @@
-"""MobileSAM on PyTorch, as a segmentation engine: arrays in, arrays out."""
+"""MobileSAM as a segmentation engine: arrays in, arrays out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,9 @@ class MobileSamPredictor:
         model_version: Name of these weights.
         max_images: Images that go through the encoder together.
         max_prompts: Prompts that go through the decoder together.
+        encode: What makes embeddings of normalised images instead of ``network.encode``, on tensors of ``device``; the
+            network then needs no image encoder.
+        runtime: What runs the encoder; ``info`` tells it.
     """
 
     def __init__(
@@ -56,18 +59,20 @@ class MobileSamPredictor:
         model_version: str = "MobileSAM",
         max_images: int = 4,
         max_prompts: int = 8,
+        encode: Callable[[Tensor], Tensor] | None = None,
+        runtime: str = "torch",
     ) -> None:
         self._device = torch.device(device)
         self._network = network.to(self._device).eval().requires_grad_(False)
+        self._encode = encode or self._network.encode
         self._frame_px = network.shape.frame_px
-        self._model_version = model_version
+        self._info = EngineInfo(model_version, self._device.type, (self._frame_px, self._frame_px), runtime=runtime)
         self._max_images, self._max_prompts = max_images, max_prompts
         self._mean, self._std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in (MEAN, STD))
 
     @property
     def info(self) -> EngineInfo:
-        size_hw = self._frame_px, self._frame_px
-        return EngineInfo(model_version=self._model_version, device=self._device.type, input_size_hw=size_hw)
+        return self._info
 
     def embed(self, images: Sequence[Image]) -> list[ImageEmbedding]:
         """One ``MobileSamEmbedding`` per image."""
@@ -93,7 +98,7 @@ class MobileSamPredictor:
     @torch.inference_mode()
     def _embed(self, images: Sequence[Image]) -> list[MobileSamEmbedding]:
         framed = [fit_in_frame(image, self._frame_px) for image in images]
-        features = self._network.encode(self.normalise(framed)).cpu().numpy()
+        features = self._encode(self.normalise(framed)).cpu().numpy()
         return [
             MobileSamEmbedding(_size_hw(image), _size_hw(small), np.ascontiguousarray(one))
             for image, small, one in zip(images, framed, features, strict=True)
