@@ -24,6 +24,7 @@ from pipeline.types import EngineInfo
 
 EngineChoice: TypeAlias = Literal["auto", "tensorrt", "torch", "openvino", "embedded"]
 VariantChoice: TypeAlias = Literal["auto", "general", "lite"]
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 Device: TypeAlias = Literal["cuda", "cpu"]
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class EngineOptions:
         weights_file: A file to use instead of one in ``models_dir``, or None.
         variant: Which BiRefNet; ``auto`` is general on a GPU and lite on a CPU.
         allow_unpinned: Whether synthetic and custom weights may load.
+        precision: Of OpenVINO; ``auto`` is float32. bfloat16 is quicker and less exact, on CPUs that have it.
     """
 
     engine: EngineChoice = "auto"
@@ -50,6 +52,7 @@ class EngineOptions:
     weights_file: Path | None = None
     variant: VariantChoice = "auto"
     allow_unpinned: bool = False
+    precision: PrecisionChoice = "auto"
 
 
 class _Engine(Protocol):
@@ -90,12 +93,15 @@ class Task(Generic[Engine]):
         variants: Rows of the zoo that may run on each device, the best first.
         on_torch: The engine with these weights on this device. Raises ``ModelNotLoaded`` if they do not fit.
         embedded: The engine that needs no weights.
+        on_openvino: The engine with these weights on OpenVINO, or None if the model has no form for it. Raises
+            ``ModelNotLoaded`` with the reason if it does not run, or does not do what PyTorch does.
     """
 
     model: str
     variants: Mapping[Device, tuple[str, ...]]
     on_torch: Callable[[VerifiedWeights, Device], Engine]
     embedded: Callable[[], Engine]
+    on_openvino: Callable[[VerifiedWeights], Engine] | None = None
 
 
 def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
@@ -106,13 +112,20 @@ def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
 
         return torch_engines.matting(weights, device)
 
+    def on_openvino(weights: VerifiedWeights) -> MattingEngine:
+        from pipeline.models.openvino import engines  # imports torch and OpenVINO: only where they run
+
+        return engines.matting(
+            weights, models_dir=options.models_dir, threads=options.threads, precision=_cpu_precision(options)
+        )
+
     def embedded() -> MattingEngine:
         from pipeline.models.embedded.neural_matting import EmbeddedMatting  # imports torch: only where it runs
 
         _set_torch_threads(options.threads)
         return EmbeddedMatting()
 
-    return load_best(Task("BiRefNet", _birefnet_variants(options), on_torch, embedded), options)
+    return load_best(Task("BiRefNet", _birefnet_variants(options), on_torch, embedded, on_openvino), options)
 
 
 def load_segmentation(options: EngineOptions) -> Loaded[SegmentationEngine]:
@@ -123,13 +136,20 @@ def load_segmentation(options: EngineOptions) -> Loaded[SegmentationEngine]:
 
         return torch_engines.segmentation(weights, device)
 
+    def on_openvino(weights: VerifiedWeights) -> SegmentationEngine:
+        from pipeline.models.openvino import engines  # imports torch and OpenVINO: only where they run
+
+        return engines.segmentation(
+            weights, models_dir=options.models_dir, threads=options.threads, precision=_cpu_precision(options)
+        )
+
     def embedded() -> SegmentationEngine:
         from pipeline.models.embedded.neural_segmentation import EmbeddedSegmentation  # imports torch, as above
 
         _set_torch_threads(options.threads)
         return EmbeddedSegmentation()
 
-    return load_best(Task("MobileSAM", _on_both("mobile-sam"), on_torch, embedded), options)
+    return load_best(Task("MobileSAM", _on_both("mobile-sam"), on_torch, embedded, on_openvino), options)
 
 
 def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
@@ -145,6 +165,10 @@ def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
 
 def _on_both(variant: str) -> dict[Device, tuple[str, ...]]:
     return {"cuda": (variant,), "cpu": (variant,)}
+
+
+def _cpu_precision(options: EngineOptions) -> Literal["float32", "bfloat16"]:
+    return "float32" if options.precision == "auto" else options.precision
 
 
 def _birefnet_variants(options: EngineOptions) -> dict[Device, tuple[str, ...]]:
@@ -185,6 +209,7 @@ class _Ladder(Generic[Engine]):
         self._refused: dict[str, ModelNotLoaded] = {}
         self._unusable: str | None = None
         self._why_no_gpu: str | None = None
+        self._why_no_openvino: str | None = None
 
     def rungs(self) -> Sequence[tuple[EngineChoice, str, Callable[[], Loaded[Engine]]]]:
         """From the top: the choice each belongs to, its name, and what loads it."""
@@ -197,8 +222,8 @@ class _Ladder(Generic[Engine]):
         )
 
     def is_worth_a_warning(self, reason: str) -> bool:
-        """Whether something is there and cannot be used: a GPU or a weight file."""
-        return reason in (self._unusable, self._why_no_gpu)
+        """Whether something is there and cannot be used: a GPU, a weight file or OpenVINO."""
+        return reason in (self._unusable, self._why_no_gpu, self._why_no_openvino)
 
     def _tensorrt(self) -> Loaded[Engine]:
         self._not_there_yet("TensorRT", "cuda")
@@ -220,10 +245,25 @@ class _Ladder(Generic[Engine]):
             raise
 
     def _openvino(self) -> Loaded[Engine]:
-        self._not_there_yet("OpenVINO", "cpu")
+        load = self._task.on_openvino
+        if load is None:
+            self._not_there_yet("OpenVINO", "cpu")
+        weights = self._weights("cpu")
+        _set_torch_threads(self._options.threads)
+        try:
+            import openvino  # noqa: F401  slow, and not for every machine
+        except (ImportError, OSError) as error:
+            raise ModelNotLoaded(f"OpenVINO cannot be imported ({error}).") from error
+        try:
+            return self._without_a_gpu(self._loaded(load(weights), weights, "cpu"))
+        except ModelNotLoaded as refusal:
+            self._why_no_openvino = refusal.detail
+            raise
 
     def _torch_on_the_cpu(self) -> Loaded[Engine]:
-        loaded = self._on_torch("cpu")
+        return self._without_a_gpu(self._on_torch("cpu"))
+
+    def _without_a_gpu(self, loaded: Loaded[Engine]) -> Loaded[Engine]:
         return dataclasses.replace(loaded, degraded_reason=loaded.degraded_reason or self._why_no_gpu)
 
     def _embedded(self) -> Loaded[Engine]:
@@ -247,6 +287,9 @@ class _Ladder(Generic[Engine]):
         except ModelNotLoaded as refusal:
             self._unusable = refusal.detail
             raise
+        return self._loaded(engine, weights, device)
+
+    def _loaded(self, engine: Engine, weights: VerifiedWeights, device: Device) -> Loaded[Engine]:
         if weights.origin != "official":
             logger.warning("%s runs on %s weights: %s.", self._task.model, weights.origin, weights.path.name)
         # Another variant than the best was taken because that one has no weights.

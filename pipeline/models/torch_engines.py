@@ -37,14 +37,9 @@ def network_of(variant: Variant) -> nn.Module:
 def matting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> MattingEngine:
     """BiRefNet. Raises ``ModelNotLoaded`` if the file does not hold it, as all functions here."""
     variant = weights.variant
-    with torch.device("meta"):
-        expected = network_of(variant).state_dict()
-    tensors = read_tensors(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    # Copies: what becomes of the file later must not reach a network that serves.
-    state = {name: tensor.clone() for name, tensor in tensors.items()}
     assert variant.input_size_hw is not None
     return BiRefNetPredictor(
-        load_birefnet(SHAPES[variant.backbone], state),
+        birefnet(weights),
         model_version=weights.model_version,
         input_size_hw=variant.input_size_hw,
         device=device,
@@ -53,12 +48,27 @@ def matting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> Matting
     )
 
 
+def birefnet(weights: VerifiedWeights) -> BiRefNet:
+    """The network alone, in float32 on the CPU, for inference."""
+    variant = weights.variant
+    with torch.device("meta"):
+        expected = network_of(variant).state_dict()
+    tensors = read_tensors(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    # Copies: what becomes of the file later must not reach a network that serves.
+    return load_birefnet(SHAPES[variant.backbone], {name: tensor.clone() for name, tensor in tensors.items()})
+
+
 def segmentation(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> SegmentationEngine:
     """MobileSAM."""
+    return MobileSamPredictor(mobile_sam(weights), device=device, model_version=weights.model_version)
+
+
+def mobile_sam(weights: VerifiedWeights) -> MobileSam:
+    """The network alone, in float32 on the CPU, for inference."""
     with torch.device("meta"):
         network = MobileSam()
     load_weights(network, weights)
-    return MobileSamPredictor(network, device=device, model_version=weights.model_version)
+    return network.eval().requires_grad_(False)
 
 
 def inpainting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> InpaintingEngine:

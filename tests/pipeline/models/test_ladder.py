@@ -83,9 +83,20 @@ def task(
     on_torch: Callable[[VerifiedWeights, Device], Engine] = on_torch,
     cuda: tuple[str, ...] = ("general", "lite"),
     cpu: tuple[str, ...] = ("lite",),
+    on_openvino: Callable[[VerifiedWeights], Engine] | None = None,
 ) -> Task[Engine]:
     embedded = Engine("embedded", "cpu", "No model weights found.")
-    return Task("BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded)
+    return Task("BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded, on_openvino)
+
+
+def on_openvino(weights: VerifiedWeights) -> Engine:
+    engine = Engine(weights.model_version, "cpu")
+    engine.info = dataclasses.replace(engine.info, runtime="openvino")
+    return engine
+
+
+def not_on_openvino(weights: VerifiedWeights) -> Engine:
+    raise ModelNotLoaded(f"{weights.model_version} is not the same on OpenVINO.")
 
 
 def write(folder: Path, name: str, content: bytes = b"weights", *, made_for: str | None = None) -> Path:
@@ -204,6 +215,65 @@ def test_the_embedded_engine_runs_if_it_is_asked_for_and_says_that_it_was(option
     assert ran(loaded) == ("embedded", "cpu")
     assert loaded.info.degraded_reason is not None
     assert "was asked for" in loaded.info.degraded_reason
+
+
+# --- OpenVINO ---
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_openvino_goes_before_torch_on_the_cpu(options: EngineOptions, engine: EngineChoice) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_openvino=on_openvino), dataclasses.replace(options, engine=engine))
+
+    assert ran(loaded) == ("BiRefNet-lite+synthetic", "cpu")
+    assert loaded.info.runtime == "openvino"
+    assert loaded.info.degraded_reason is None
+    assert loaded.weights is not None
+
+
+def test_openvino_is_not_touched_if_torch_was_asked_for(options: EngineOptions) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_openvino=not_on_openvino), dataclasses.replace(options, engine="torch"))
+    assert loaded.info.runtime == "torch"
+
+
+def test_what_openvino_does_not_run_is_run_by_torch_and_the_log_says_why(
+    options: EngineOptions, log: pytest.LogCaptureFixture
+) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_openvino=not_on_openvino), options)
+
+    assert (ran(loaded), loaded.info.runtime) == (("BiRefNet-lite+synthetic", "cpu"), "torch")
+    assert [record.message for record in log.records if record.levelno == logging.WARNING] == [
+        "BiRefNet: OpenVINO passed over: BiRefNet-lite+synthetic is not the same on OpenVINO.",
+        "BiRefNet runs on synthetic weights: BiRefNet-lite.safetensors.",
+    ]
+
+
+def test_what_openvino_does_not_run_is_refused_if_openvino_was_asked_for(options: EngineOptions) -> None:
+    write(options.models_dir, "lite")
+    with pytest.raises(ModelNotLoaded, match="is not the same on OpenVINO"):
+        load_best(task(on_openvino=not_on_openvino), dataclasses.replace(options, engine="openvino"))
+
+
+def test_without_openvino_torch_runs(
+    options: EngineOptions, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_openvino=on_openvino), options)
+
+    assert loaded.info.runtime == "torch"
+    assert any(message.startswith("BiRefNet: OpenVINO passed over: OpenVINO cannot be") for message in log.messages)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_openvino_instead_of_a_gpu_says_so(options: EngineOptions) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_openvino=on_openvino), dataclasses.replace(options, has_gpu=True))
+
+    assert loaded.info.runtime == "openvino"
+    assert loaded.info.degraded_reason == f"Ray offers a GPU, but PyTorch {torch.__version__} sees none."
 
 
 # --- one engine or nothing ---
