@@ -129,7 +129,7 @@ class MobileSamPredictor:
         iou = decoded.iou.float().cpu().numpy()
         found = []
         for i, (embedding, prompt) in enumerate(pairs):
-            masks = _best_masks(prompt, iou[i])[: max(1, candidates)]
+            masks = best_masks(prompt, iou[i])[: max(1, candidates)]
             lifted = lift_logits(
                 decoded.logits[i, masks].float(), self._frame_px, embedding.framed_hw, embedding.size_hw
             )
@@ -141,7 +141,7 @@ class MobileSamPredictor:
         return torch.from_numpy(array).to(self._device)
 
 
-def _best_masks(prompt: Prompt, iou: NDArray[np.float32]) -> list[int]:
+def best_masks(prompt: Prompt, iou: NDArray[np.float32]) -> list[int]:
     """Which of the four masks answer ``prompt``, best first.
 
     A single point may mean the whole, a part or a part of that: the three masks for it. Anything more means one
