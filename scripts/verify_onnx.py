@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -125,12 +126,13 @@ def verify(
     outputs = output_names(spec, floats=True)
     model = export_onnx(module, example_inputs(spec, 2), outputs)
     rows = [_operators(name, "operators", objections(model))]
-    if save is not None:
-        save_onnx(model, save / f"{variant.model_version}-{spec.name}.onnx")
     took, count = time.perf_counter() - started, len(model.graph.node)
     tqdm.write(f"{name}: {count} nodes, {model.ByteSize() / 2**20:.0f} MiB, exported in {took:.0f} s")
-    runner = OnnxRunner(model)
-    del model
+    with tempfile.TemporaryDirectory() as temporary:
+        path = (save or Path(temporary)) / f"{variant.model_version}-{spec.name}.onnx"
+        save_onnx(model, path)
+        del model  # large ones would not fit beside what follows
+        runner = OnnxRunner(str(path))
     worst = dict.fromkeys(outputs, (0.0, 0.0))
     for batch in batches:
         inputs = example_inputs(spec, batch, seed=batch)

@@ -6,6 +6,7 @@ supported; of its restrictions, those are checked that can meet the operators ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,9 @@ _LISTS: Final = (
 TYPES: Final[Mapping[str, frozenset[str]]] = {name: types for types, names in _LISTS for name in names.split()}
 """The types each operator takes in its first data input, by ONNX's names."""
 
+_SMALL: Final = 64
+"""Values of a constant that may be a shape."""
+
 _SECOND_IS_DATA: Final = frozenset({"Where"})
 
 _RESIZES: Final[Mapping[str, set[object]]] = {
@@ -83,7 +87,7 @@ def objections(model: onnx.ModelProto) -> list[str]:
         if entry.domain or entry.version not in OPSETS
     ]
     found += [f"There is a local function, {function.name}." for function in model.functions]
-    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
     types = {
         value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
         for values in (inferred.graph.input, inferred.graph.output, inferred.graph.value_info)
@@ -100,6 +104,22 @@ def objections(model: onnx.ModelProto) -> list[str]:
             found.append(f"{node.name}: {node.op_type} of {types.get(data, 'an unknown type')}.")
         found += [f"{node.name}: {node.op_type} {text}." for text in _restrictions(node, constants)]
     return found
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large constants as inputs: types follow from it as well, and no gigabyte is copied."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
 
 
 def _restrictions(node: onnx.NodeProto, constants: set[str]) -> Iterator[str]:
