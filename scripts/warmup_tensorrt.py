@@ -65,7 +65,7 @@ from pipeline.models.tensorrt.cache import (  # noqa: E402
     store_engine,
 )
 from pipeline.models.tensorrt.platform import Platform, load_tensorrt, missing_names, this_platform  # noqa: E402
-from pipeline.models.tensorrt.runner import Runner, TensorRtRunner  # noqa: E402
+from pipeline.models.tensorrt.runner import Runner, Scratch, TensorRtRunner  # noqa: E402
 from pipeline.models.tensorrt.verification import Verdict, judge  # noqa: E402
 from pipeline.models.weights import find_weights  # noqa: E402
 from pipeline.models.zoo import VARIANTS, default_names  # noqa: E402
@@ -147,9 +147,11 @@ def warm_up(
     plan = build_engine(model.SerializeToString(), spec, folder / f"timing-{gpu}-{key.platform.tensorrt}.cache")
     del model
     free_before, _ = torch.cuda.mem_get_info()
-    runner = TensorRtRunner(plan, spec)
-    taken_mib = (free_before - torch.cuda.mem_get_info()[0]) / 2**20
-    latencies = [measure(runner, spec, batch, runs, taken_mib) for batch in spec.batches]
+    runner = TensorRtRunner(plan, spec, Scratch())
+    latencies = [
+        measure(runner, spec, batch, runs, lambda: (free_before - torch.cuda.mem_get_info()[0]) / 2**20)
+        for batch in spec.batches
+    ]
     verdict = verify(runner, spec, load)
     sha256 = hashlib.sha256(plan).hexdigest()
     record = EngineRecord(key, sha256, verdict.passed, verdict.errors, verdict.tolerances, latencies)
@@ -185,8 +187,8 @@ def with_photo(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return inputs | {"images": images}
 
 
-def measure(runner: Runner, spec: GraphSpec, batch: int, runs: int, memory_mib: float) -> Latency:
-    """Percentiles over ``runs`` runs from array to array, after five that do not count."""
+def measure(runner: Runner, spec: GraphSpec, batch: int, runs: int, memory_mib: Callable[[], float]) -> Latency:
+    """Percentiles over ``runs`` runs from array to array, after five that do not count; memory is asked for then."""
     inputs = example_inputs(spec, batch)
     times_ms = []
     for run in range(runs + 5):
@@ -195,7 +197,7 @@ def measure(runner: Runner, spec: GraphSpec, batch: int, runs: int, memory_mib: 
         if run >= 5:
             times_ms.append(1000 * (time.perf_counter() - started))
     p50, p95 = (float(value) for value in np.percentile(times_ms, (50, 95)))
-    return Latency(batch, p50, p95, 1000 * batch / p50, memory_mib)
+    return Latency(batch, p50, p95, 1000 * batch / p50, memory_mib())
 
 
 def latency_table(records: Iterable[EngineRecord]) -> str:

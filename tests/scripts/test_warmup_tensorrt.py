@@ -72,7 +72,7 @@ def test_a_latency_is_that_of_whole_runs() -> None:
             return {}
 
     runner = Counting()
-    found = measure(runner, small.MATTING, 4, 7, 12.5)
+    found = measure(runner, small.MATTING, 4, 7, lambda: 12.5)
     assert runner.runs == 7 + 5
     assert found.p95_ms >= found.p50_ms > 0
     assert found.images_per_s == pytest.approx(4000 / found.p50_ms)

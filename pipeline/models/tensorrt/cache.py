@@ -58,7 +58,7 @@ class Latency:
     """How long one batch took from array to array, in milliseconds, and what it held.
 
     Attributes:
-        memory_mib: Of the GPU, taken by the engine and its buffers.
+        memory_mib: Of the GPU, taken by the engine, its buffers and what it works in, up to this batch.
     """
 
     batch: int

@@ -15,9 +15,11 @@ _NAMES: Final = {
     "BuilderFlag": "TF32",
     "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache progress_monitor "
     "set_timing_cache",
-    "ICudaEngine": "create_execution_context device_memory_size_v2 get_tensor_dtype get_tensor_profile_shape "
-    "num_optimization_profiles",
-    "IExecutionContext": "execute_async_v3 set_input_shape set_optimization_profile_async set_tensor_address",
+    "ICudaEngine": "create_execution_context get_device_memory_size_for_profile_v2 get_tensor_dtype "
+    "get_tensor_profile_shape num_optimization_profiles",
+    "ExecutionContextAllocationStrategy": "USER_MANAGED",
+    "IExecutionContext": "execute_async_v3 set_device_memory set_input_shape set_optimization_profile_async "
+    "set_tensor_address",
     "IOptimizationProfile": "set_shape",
     "IProgressMonitor": "phase_finish phase_start step_complete",
     "ITimingCache": "serialize",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.models.export.specs import GraphSpec, graphs_of
 from pipeline.models.tensorrt.cache import engines_folder, find_engine, key_of
 from pipeline.models.tensorrt.platform import this_platform
-from pipeline.models.tensorrt.runner import TensorRtRunner
+from pipeline.models.tensorrt.runner import Scratch, TensorRtRunner
 from pipeline.models.weights import VerifiedWeights
 from pipeline.protocols import InpaintingEngine, MattingEngine, SegmentationEngine
 
@@ -47,4 +47,5 @@ def _runners(weights: VerifiedWeights) -> tuple[tuple[GraphSpec, ...], list[Tens
     platform = this_platform()
     folder, specs = engines_folder(weights), graphs_of(weights.variant)
     paths = [find_engine(folder, key_of(weights, spec, platform)) for spec in specs]
-    return specs, [TensorRtRunner(path.read_bytes(), spec) for path, spec in zip(paths, specs, strict=True)]
+    scratch = Scratch()
+    return specs, [TensorRtRunner(path.read_bytes(), spec, scratch) for path, spec in zip(paths, specs, strict=True)]

@@ -46,12 +46,33 @@ def buffer_bytes(port: Port, batch: int) -> int:
     return int(np.dtype(port.dtype).itemsize * batch * np.prod(port.shape, dtype=np.int64))
 
 
+class Scratch:
+    """Memory of the GPU that engines work in, one after the other; it grows when a larger batch comes.
+
+    An engine would otherwise hold, from its start, what its largest batch takes, and each engine its own.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._memory: Any = None
+        self._size = 0
+
+    def address(self, cuda: Any, size: int) -> int:
+        """Where ``size`` bytes are; nothing that was there before is. The lock is held, the context is current."""
+        if size > self._size:
+            self._memory, self._size = None, 0  # gives it back before more is asked for
+            self._memory = cuda.mem_alloc(size)
+            self._size = size
+        return 0 if self._memory is None else int(self._memory)
+
+
 class TensorRtRunner:
     """One engine with its buffers on the GPU, in the context that PyTorch uses as well.
 
     Args:
         plan: The engine's bytes, verified by the caller.
         spec: The graph it was built from.
+        scratch: What it works in; engines that share it run one at a time.
         device: Number of the GPU.
 
     Raises:
@@ -59,10 +80,9 @@ class TensorRtRunner:
         torch.OutOfMemoryError: There is no room for it.
     """
 
-    def __init__(self, plan: bytes, spec: GraphSpec, *, device: int = 0) -> None:
-        self._spec = spec
+    def __init__(self, plan: bytes, spec: GraphSpec, scratch: Scratch, *, device: int = 0) -> None:
+        self._spec, self._scratch = spec, scratch
         self._trt, self._cuda = load_tensorrt(), load_cuda()
-        self._lock = threading.Lock()
         self._context = self._cuda.Device(device).retain_primary_context()
         with self._current():
             self._logger = self._trt.Logger(self._trt.Logger.WARNING)
@@ -71,7 +91,8 @@ class TensorRtRunner:
             if self._engine is None:
                 raise ModelNotLoaded(f"TensorRT {self._trt.__version__} does not take the engine '{spec.name}'.")
             self._check_profiles()
-            self._execution = self._engine.create_execution_context()
+            managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            self._execution = self._engine.create_execution_context(managed)
             if self._execution is None:
                 raise _out_of_memory(f"no room for the engine '{spec.name}'")
             self._stream = self._cuda.Stream()
@@ -85,13 +106,6 @@ class TensorRtRunner:
                 port.name: self._cuda.mem_alloc(buffer_bytes(port, largest)) for port in (*spec.inputs, *spec.outputs)
             }
 
-    @property
-    def memory_bytes(self) -> int:
-        """Of the GPU, for activations and buffers; weights are not counted."""
-        largest = self._spec.batches[-1]
-        buffers = sum(buffer_bytes(port, largest) for port in (*self._spec.inputs, *self._spec.outputs))
-        return int(self._engine.device_memory_size_v2) + buffers
-
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name, new arrays.
 
@@ -100,8 +114,11 @@ class TensorRtRunner:
             torch.OutOfMemoryError: The GPU has no memory left.
         """
         batch = batch_of(self._spec, inputs)
-        with self._lock, self._current():
-            self._choose_profile(self._spec.batches.index(batch))
+        with self._scratch.lock, self._current():
+            profile = self._spec.batches.index(batch)
+            self._choose_profile(profile)
+            size = int(self._engine.get_device_memory_size_for_profile_v2(profile))
+            self._execution.set_device_memory(self._scratch.address(self._cuda, size), size)
             for port in self._spec.inputs:
                 host = self._host[port.name][:batch]
                 host[...] = inputs[port.name]

@@ -14,7 +14,7 @@ from pipeline.models.export.modules import example_inputs
 from pipeline.models.export.specs import Port, graphs_of, inpainting
 from pipeline.models.tensorrt import rung
 from pipeline.models.tensorrt.platform import load_tensorrt, missing_names, this_platform
-from pipeline.models.tensorrt.runner import batch_of, buffer_bytes
+from pipeline.models.tensorrt.runner import Scratch, batch_of, buffer_bytes
 from pipeline.models.weights import VerifiedWeights
 from pipeline.models.zoo import VARIANTS
 
@@ -33,6 +33,35 @@ def test_buffers_of_the_largest_graph_are_counted_without_overflow() -> None:
     (spec,) = graphs_of(VARIANTS["general"])
     assert buffer_bytes(spec.inputs[0], 8) == 8 * 1024 * 1024 * 3
     assert buffer_bytes(Port("large", "float32", (2**16, 2**16)), 1) == 2**34
+
+
+class Allocator:
+    """Addresses instead of memory; each is a new one."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def mem_alloc(self, size: int) -> int:
+        if size > 1000:
+            raise MemoryError
+        self.asked.append(size)
+        return 4096 * len(self.asked)
+
+
+def test_scratch_memory_grows_when_more_is_asked_for_and_is_kept_otherwise() -> None:
+    scratch, allocator = Scratch(), Allocator()
+    assert scratch.address(allocator, 0) == 0
+    assert [scratch.address(allocator, size) for size in (100, 50, 100, 101)] == [4096, 4096, 4096, 8192]
+    assert allocator.asked == [100, 101]
+
+
+def test_scratch_memory_that_could_not_grow_is_asked_for_anew() -> None:
+    scratch, allocator = Scratch(), Allocator()
+    scratch.address(allocator, 100)
+    with pytest.raises(MemoryError):
+        scratch.address(allocator, 1001)
+    assert scratch.address(allocator, 50) == 8192
+    assert allocator.asked == [100, 50]
 
 
 def test_the_batch_is_read_from_the_inputs() -> None:
