@@ -95,6 +95,7 @@ class Task(Generic[Engine]):
         embedded: The engine that needs no weights.
         on_openvino: The engine with these weights on OpenVINO, or None if the model has no form for it. Raises
             ``ModelNotLoaded`` with the reason if it does not run, or does not do what PyTorch does.
+        on_tensorrt: The same on TensorRT, whose engines are built and verified before (``warmup_tensorrt.py``).
     """
 
     model: str
@@ -102,6 +103,7 @@ class Task(Generic[Engine]):
     on_torch: Callable[[VerifiedWeights, Device], Engine]
     embedded: Callable[[], Engine]
     on_openvino: Callable[[VerifiedWeights], Engine] | None = None
+    on_tensorrt: Callable[[VerifiedWeights], Engine] | None = None
 
 
 def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
@@ -119,13 +121,19 @@ def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
             weights, models_dir=options.models_dir, threads=options.threads, precision=_cpu_precision(options)
         )
 
+    def on_tensorrt(weights: VerifiedWeights) -> MattingEngine:
+        from pipeline.models.tensorrt import rung  # imports what needs a GPU: only where it runs
+
+        return rung.matting(weights)
+
     def embedded() -> MattingEngine:
         from pipeline.models.embedded.neural_matting import EmbeddedMatting  # imports torch: only where it runs
 
         _set_torch_threads(options.threads)
         return EmbeddedMatting()
 
-    return load_best(Task("BiRefNet", _birefnet_variants(options), on_torch, embedded, on_openvino), options)
+    task = Task("BiRefNet", _birefnet_variants(options), on_torch, embedded, on_openvino, on_tensorrt)
+    return load_best(task, options)
 
 
 def load_segmentation(options: EngineOptions) -> Loaded[SegmentationEngine]:
@@ -143,13 +151,19 @@ def load_segmentation(options: EngineOptions) -> Loaded[SegmentationEngine]:
             weights, models_dir=options.models_dir, threads=options.threads, precision=_cpu_precision(options)
         )
 
+    def on_tensorrt(weights: VerifiedWeights) -> SegmentationEngine:
+        from pipeline.models.tensorrt import rung  # imports what needs a GPU: only where it runs
+
+        return rung.segmentation(weights)
+
     def embedded() -> SegmentationEngine:
         from pipeline.models.embedded.neural_segmentation import EmbeddedSegmentation  # imports torch, as above
 
         _set_torch_threads(options.threads)
         return EmbeddedSegmentation()
 
-    return load_best(Task("MobileSAM", _on_both("mobile-sam"), on_torch, embedded, on_openvino), options)
+    task = Task("MobileSAM", _on_both("mobile-sam"), on_torch, embedded, on_openvino, on_tensorrt)
+    return load_best(task, options)
 
 
 def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
@@ -160,7 +174,12 @@ def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
 
         return torch_engines.inpainting(weights, device)
 
-    return load_best(Task("LaMa", _on_both("lama"), on_torch, OpenCvInpainting), options)
+    def on_tensorrt(weights: VerifiedWeights) -> InpaintingEngine:
+        from pipeline.models.tensorrt import rung  # imports what needs a GPU: only where it runs
+
+        return rung.inpainting(weights)
+
+    return load_best(Task("LaMa", _on_both("lama"), on_torch, OpenCvInpainting, on_tensorrt=on_tensorrt), options)
 
 
 def _on_both(variant: str) -> dict[Device, tuple[str, ...]]:
@@ -226,7 +245,20 @@ class _Ladder(Generic[Engine]):
         return reason in (self._unusable, self._why_no_gpu, self._why_no_openvino)
 
     def _tensorrt(self) -> Loaded[Engine]:
-        self._not_there_yet("TensorRT", "cuda")
+        load = self._task.on_tensorrt
+        if load is None:
+            self._not_there_yet("TensorRT", "cuda")
+        if self._options.engine != "auto":
+            self._weights("cuda")  # missing weights can be mended, so they are told first
+        if not self._options.has_gpu:
+            raise ModelNotLoaded(f"{self._task.model} has no share of a GPU.")
+        weights = self._weights("cuda")
+        import torch  # slow, and only a replica with a GPU share needs it here
+
+        try:
+            return self._loaded(load(weights), weights, "cuda")
+        except torch.OutOfMemoryError:
+            raise ModelNotLoaded(f"{self._task.model}'s engines do not fit into the GPU's memory.") from None
 
     def _torch_on_the_gpu(self) -> Loaded[Engine]:
         if not self._options.has_gpu:

@@ -42,7 +42,7 @@ class CompiledMatting:
     def __init__(self, runner: Runner, spec: GraphSpec, *, model_version: str) -> None:
         self._runner, self._spec = runner, spec
         height, width, _ = spec.inputs[0].shape
-        self._info = EngineInfo(model_version, "cuda", (height, width), tensorrt=True)
+        self._info = EngineInfo(model_version, "cuda", (height, width), tensorrt=True, runtime="tensorrt")
 
     @property
     def info(self) -> EngineInfo:
@@ -90,7 +90,9 @@ class CompiledSegmentation:
         self._embedding, self._masks = specs
         self._device = device
         self._frame_px = self._embedding.inputs[0].shape[0]
-        self._info = EngineInfo(model_version, "cuda", (self._frame_px, self._frame_px), tensorrt=True)
+        self._info = EngineInfo(
+            model_version, "cuda", (self._frame_px, self._frame_px), tensorrt=True, runtime="tensorrt"
+        )
 
     @property
     def info(self) -> EngineInfo:
@@ -174,7 +176,7 @@ class CompiledInpainting:
     def __init__(self, runners: Mapping[int, Runner], specs: Mapping[int, GraphSpec], *, model_version: str) -> None:
         self._runners, self._specs = runners, specs
         largest = max(specs)
-        self._info = EngineInfo(model_version, "cuda", (largest, largest), tensorrt=True)
+        self._info = EngineInfo(model_version, "cuda", (largest, largest), tensorrt=True, runtime="tensorrt")
 
     @property
     def info(self) -> EngineInfo:

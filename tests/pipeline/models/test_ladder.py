@@ -84,15 +84,26 @@ def task(
     cuda: tuple[str, ...] = ("general", "lite"),
     cpu: tuple[str, ...] = ("lite",),
     on_openvino: Callable[[VerifiedWeights], Engine] | None = None,
+    on_tensorrt: Callable[[VerifiedWeights], Engine] | None = None,
 ) -> Task[Engine]:
     embedded = Engine("embedded", "cpu", "No model weights found.")
-    return Task("BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded, on_openvino)
+    return Task("BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded, on_openvino, on_tensorrt)
 
 
 def on_openvino(weights: VerifiedWeights) -> Engine:
     engine = Engine(weights.model_version, "cpu")
     engine.info = dataclasses.replace(engine.info, runtime="openvino")
     return engine
+
+
+def on_tensorrt(weights: VerifiedWeights) -> Engine:
+    engine = Engine(weights.model_version, "cuda")
+    engine.info = dataclasses.replace(engine.info, runtime="tensorrt", tensorrt=True)
+    return engine
+
+
+def not_on_tensorrt(weights: VerifiedWeights) -> Engine:
+    raise ModelNotLoaded(f"{weights.model_version}'s TensorRT engine 'matting-1024x1024' was not built.")
 
 
 def not_on_openvino(weights: VerifiedWeights) -> Engine:
@@ -274,6 +285,75 @@ def test_openvino_instead_of_a_gpu_says_so(options: EngineOptions) -> None:
 
     assert loaded.info.runtime == "openvino"
     assert loaded.info.degraded_reason == f"Ray offers a GPU, but PyTorch {torch.__version__} sees none."
+
+
+# --- TensorRT ---
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("engine", ["auto", "tensorrt"])
+def test_tensorrt_goes_before_torch_on_the_gpu(options: EngineOptions, engine: EngineChoice) -> None:
+    write(options.models_dir, "general")
+    asked = dataclasses.replace(options, has_gpu=True, engine=engine)
+    loaded = load_best(task(on_tensorrt=on_tensorrt), asked)
+
+    assert ran(loaded) == ("BiRefNet-general+synthetic", "cuda")
+    assert loaded.info.tensorrt
+    assert loaded.info.degraded_reason is None
+    assert loaded.weights is not None
+
+
+@pytest.mark.usefixtures("cuda")
+def test_without_an_engine_torch_runs_on_the_gpu_and_the_log_says_why(
+    options: EngineOptions, log: pytest.LogCaptureFixture
+) -> None:
+    write(options.models_dir, "general")
+    loaded = load_best(task(on_tensorrt=not_on_tensorrt), dataclasses.replace(options, has_gpu=True))
+
+    assert (ran(loaded), loaded.info.tensorrt) == (("BiRefNet-general+synthetic", "cuda"), False)
+    assert loaded.info.degraded_reason is None
+    refusal = "BiRefNet-general+synthetic's TensorRT engine 'matting-1024x1024' was not built."
+    assert f"BiRefNet: TensorRT passed over: {refusal}" in log.messages
+
+
+@pytest.mark.usefixtures("cuda")
+def test_without_an_engine_nothing_runs_if_tensorrt_was_asked_for(options: EngineOptions) -> None:
+    write(options.models_dir, "general")
+    with pytest.raises(ModelNotLoaded, match="was not built"):
+        load_best(task(on_tensorrt=not_on_tensorrt), dataclasses.replace(options, has_gpu=True, engine="tensorrt"))
+
+
+@pytest.mark.usefixtures("cuda")
+def test_engines_that_do_not_fit_into_the_gpus_memory_leave_it_to_torch(
+    options: EngineOptions, log: pytest.LogCaptureFixture
+) -> None:
+    def too_large(weights: VerifiedWeights) -> Engine:
+        raise torch.OutOfMemoryError("CUDA out of memory: no room for the engine.")
+
+    write(options.models_dir, "general")
+    loaded = load_best(task(on_tensorrt=too_large), dataclasses.replace(options, has_gpu=True))
+    assert not loaded.info.tensorrt
+    assert any("engines do not fit into the GPU's memory" in message for message in log.messages)
+
+
+def test_tensorrt_is_not_asked_without_a_share_of_a_gpu(options: EngineOptions, log: pytest.LogCaptureFixture) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(on_tensorrt=on_tensorrt), options)
+    assert loaded.info.runtime == "torch"
+    assert "BiRefNet: TensorRT passed over: BiRefNet has no share of a GPU." in log.messages
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("name", "load"), [("lite", load_matting), ("mobile-sam", load_segmentation), ("lama", load_inpainting)]
+)
+def test_every_model_has_a_rung_of_its_own_on_tensorrt(
+    options: EngineOptions, name: str, load: Callable[[EngineOptions], Loaded[object]]
+) -> None:
+    write(options.models_dir, name)
+    asked = dataclasses.replace(options, has_gpu=True, engine="tensorrt", variant="lite")
+    with pytest.raises(ModelNotLoaded, match="TensorRT needs an NVIDIA GPU"):
+        load(asked)
 
 
 # --- one engine or nothing ---
