@@ -159,18 +159,18 @@ def warm_up(
     return record
 
 
-def verify(runner: Runner, spec: GraphSpec, load: Callable[[], nn.Module]) -> Verdict:
-    """How far the engine is from PyTorch in float32 on the same GPU, over all its batches."""
+def verify(runner: Runner, spec: GraphSpec, load: Callable[[], nn.Module], *, device: str = "cuda") -> Verdict:
+    """How far the engine is from PyTorch in float32 on the same device, over all its batches."""
     batches = [with_photo(example_inputs(spec, batch, seed=batch)) for batch in spec.batches]
     ours = [runner.run(inputs) for inputs in batches]
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        module = graph_module(spec, load()).to("cuda")
+        module = graph_module(spec, load()).to(device)
         expected = [run_module(module, spec, inputs) for inputs in batches]
         in_half = None
         if kind_of(spec) == "matting":
-            module = graph_module(spec, load(), precision=spec.precision).to("cuda")
+            module = graph_module(spec, load(), precision=spec.precision).to(device)
             in_half = [run_module(module, spec, inputs) for inputs in batches]
     finally:
         torch.backends.cudnn.allow_tf32 = tf32

@@ -11,10 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.models.export.modules import example_inputs, graph_module, output_names
+from pipeline.models.export.onnx_file import export_onnx
+from pipeline.models.export.onnx_runner import OnnxRunner
+from pipeline.models.lama.network import LamaGenerator
 from pipeline.models.tensorrt.cache import EngineKey, EngineRecord, Latency
 from pipeline.models.tensorrt.platform import Platform
 from scripts import verify_onnx, warmup_tensorrt
-from scripts.warmup_tensorrt import error_table, latency_table, measure, with_photo
+from scripts.warmup_tensorrt import error_table, latency_table, measure, verify, with_photo
 from tests.pipeline.models.export import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +81,21 @@ def test_a_latency_is_that_of_whole_runs() -> None:
     assert found.p95_ms >= found.p50_ms > 0
     assert found.images_per_s == pytest.approx(4000 / found.p50_ms)
     assert found.memory_mib == 12.5
+
+
+def test_a_graph_is_verified_against_pytorch_over_all_its_batches() -> None:
+    """On ONNX Runtime and a CPU; an engine on a GPU is verified by the same function."""
+    spec = small.INPAINTING
+    model = export_onnx(
+        graph_module(spec, small.lama(), precision=spec.precision), example_inputs(spec, 2), output_names(spec)
+    )
+    runner = OnnxRunner(model, threads=1)
+    verdict = verify(runner, spec, small.lama, device="cpu")
+    assert verdict.passed, verdict
+    assert verdict.errors["picture's error"] > 0  # half precision against float32
+
+    other = LamaGenerator(width=4, blocks=2).eval().requires_grad_(False)
+    assert not verify(runner, spec, lambda: other, device="cpu").passed
 
 
 def test_the_first_picture_is_a_photo_and_the_others_stay() -> None:
