@@ -105,6 +105,9 @@ def test_all_of_birefnet_answers_as_pytorch_does(precision: str | None) -> None:
     assert objections(model) == []
     assert len([node for node in model.graph.node if node.op_type == "DeformConv"]) == 20
     assert "GridSample" not in operators(model)
+    resizes = [node for node in model.graph.node if node.op_type == "Resize"]
+    modes = {a.s for node in resizes for a in node.attribute if a.name == "coordinate_transformation_mode"}
+    assert modes == {b"align_corners"}
     if precision is None:
         assert_same_on_onnx_runtime(model, module, spec)
     else:
