@@ -16,7 +16,7 @@ from deployments.lama import LaMa
 from deployments.mobile_sam import MobileSAM
 from deployments.resources import plan_resources
 from pipeline.config import Settings
-from pipeline.models.ladder import EngineChoice, EngineOptions, VariantChoice
+from pipeline.models.ladder import EngineChoice, EngineOptions, PrecisionChoice, VariantChoice
 
 
 class GpuShare(BaseModel):
@@ -53,6 +53,7 @@ class AppArgs(BaseModel):
     gpu_share: GpuShare = GpuShare()
     cpu_share: CpuShare = CpuShare()
     threads: int = Field(2, ge=1, description="CPU threads of each model's engine.")
+    precision: PrecisionChoice = Field("auto", description="Of OpenVINO: auto is float32; bfloat16 is less exact.")
 
 
 def build(args: AppArgs) -> serve.Application:
@@ -87,6 +88,7 @@ def build(args: AppArgs) -> serve.Application:
             weights_file=weights_files.get(name),
             variant=args.variant,
             allow_unpinned=args.allow_unpinned,
+            precision=args.precision,
         )
 
     birefnet = bind(BiRefNet, engine("BiRefNet"))

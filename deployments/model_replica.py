@@ -34,7 +34,8 @@ class ModelReplica(Generic[Engine]):
             return
         warm_up(loaded.engine)
         self._loaded = loaded
-        logger.info("%s runs %s on %s.", name, loaded.info.model_version, loaded.info.device)
+        info = loaded.info
+        logger.info("%s runs %s on %s (%s).", name, info.model_version, info.device, info.runtime)
 
     @property
     def engine(self) -> Engine:

@@ -64,6 +64,7 @@ class RemovalHealth(BaseModel):
     version: str
     model: str
     device: Literal["cuda", "cpu"]
+    runtime: str = Field(description="What runs the model: torch, openvino, tensorrt.")
     tensorrt_enabled: bool
     gpu_memory_free_mb: float
     model_files_status: ModelFiles
@@ -163,6 +164,7 @@ class ServiceHealth(BaseModel):
     device: Literal["cuda", "cpu"]
     models_loaded: dict[str, bool]
     models: dict[str, str | None] = Field(description="What really runs behind each model's name.")
+    runtimes: dict[str, str | None] = Field(description="And on what: torch, openvino, tensorrt, opencv.")
     detail: str | None = None
 
 

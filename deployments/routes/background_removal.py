@@ -62,6 +62,7 @@ async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSO
         version=API_VERSION,
         model=status.info.model_version,
         device="cuda" if status.info.device == "cuda" else "cpu",
+        runtime=status.info.runtime,
         tensorrt_enabled=status.info.tensorrt,
         gpu_memory_free_mb=status.gpu_memory_free_mb,
         model_files_status=ModelFiles.model_validate(status.files),

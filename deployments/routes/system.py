@@ -65,6 +65,7 @@ async def health(request: Request, services: ServicesDep) -> ServiceHealth | JSO
         device="cuda" if any(info and info.device == "cuda" for info in infos.values()) else "cpu",
         models_loaded=loaded,
         models={name: info.model_version if info else None for name, info in infos.items()},
+        runtimes={name: info.runtime if info else None for name, info in infos.items()},
         detail=detail,
     )
     if missing:

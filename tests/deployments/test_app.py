@@ -85,9 +85,9 @@ def test_the_models_are_told_which_weights_they_may_use(monkeypatch: pytest.Monk
     monkeypatch.setenv("MODELS_DIR", "/weights")
     monkeypatch.setenv("BIREFNET_MODEL_PATH", "/mine/birefnet.safetensors")
     monkeypatch.setenv("MOBILE_SAM_CHECKPOINT", "/mine/sam.safetensors")
-    args = AppArgs(engine="torch", variant="general", allow_unpinned=True, threads=3)
+    args = AppArgs(engine="torch", variant="general", allow_unpinned=True, threads=3, precision="bfloat16")
     options = {name: bound(build(args))[name].init_args[0] for name in MODELS}
-    common = EngineOptions("torch", False, 3, Path("/weights"), None, "general", True)
+    common = EngineOptions("torch", False, 3, Path("/weights"), None, "general", True, "bfloat16")
     assert options == {
         "BiRefNet": replace(common, weights_file=Path("/mine/birefnet.safetensors")),
         "MobileSAM": replace(common, weights_file=Path("/mine/sam.safetensors")),

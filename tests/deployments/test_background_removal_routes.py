@@ -460,6 +460,7 @@ class TestHealth:
             "version": "1.0.0",
             "model": "stub-matting",
             "device": "cpu",
+            "runtime": "torch",
             "tensorrt_enabled": False,
             "gpu_memory_free_mb": 0.0,
             "model_files_status": {"checkpoint": False, "config": False, "tensorrt_engine": False},
@@ -470,11 +471,12 @@ class TestHealth:
 
     async def test_it_tells_the_device_and_the_files_of_the_model(self, new_world: OpenWorld) -> None:
         files = {"checkpoint": True, "config": True, "tensorrt_engine": True}
-        info = EngineInfo("BiRefNet-general", "cuda", (1024, 1024), tensorrt=True)
+        info = EngineInfo("BiRefNet-general", "cuda", (1024, 1024), tensorrt=True, runtime="tensorrt")
         status = ModelStatus(info, gpu_memory_free_mb=12543.2, files=files)
         async with new_world(model_status={"BiRefNet": status}) as world:
             body = (await world.client.get(HEALTH)).json()
         assert (body["model"], body["device"], body["tensorrt_enabled"]) == ("BiRefNet-general", "cuda", True)
+        assert body["runtime"] == "tensorrt"
         assert body["gpu_memory_free_mb"] == 12543.2
         assert body["model_files_status"] == files
 

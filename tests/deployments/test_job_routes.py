@@ -875,6 +875,7 @@ class TestSystem:
             "device": "cpu",
             "models_loaded": {"BiRefNet": True, "MobileSAM": True, "LaMa": True},
             "models": {"BiRefNet": "stub-matting", "MobileSAM": "stub-segmenter", "LaMa": "stub-inpainter"},
+            "runtimes": {"BiRefNet": "torch", "MobileSAM": "torch", "LaMa": "torch"},
         }
 
     async def test_health_is_degraded_with_a_lesser_engine(self, new_world: OpenWorld) -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300  # a first start with weights compiles the networks
 
 
 @dataclass

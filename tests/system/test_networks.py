@@ -63,6 +63,8 @@ def test_health_is_healthy_and_names_the_networks(patient: httpx.Client) -> None
     assert (health["status"], health["device"], health["models"]) == ("healthy", "cpu", VERSIONS)
     removal = patient.get("/api/background-removal/health").json()
     assert (removal["status"], removal["model"]) == ("healthy", VERSIONS["BiRefNet"])
+    assert health["runtimes"] == {"BiRefNet": "openvino", "MobileSAM": "openvino", "LaMa": "torch"}
+    assert removal["runtime"] == "openvino"
     assert removal["model_files_status"] == {"checkpoint": True, "config": True, "tensorrt_engine": False}
 
 
