@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ShapeMismatch
+from pipeline.errors import InferenceError, ShapeMismatch
 from pipeline.types import Alpha8, EngineInfo, Image
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -63,6 +63,7 @@ class BiRefNetPredictor:
 
         Raises:
             ShapeMismatch: An image has another size than ``info.input_size_hw``.
+            InferenceError: The network's answer is not a number somewhere.
         """
         for image in images:
             if image.shape != (*self._info.input_size_hw, 3):
@@ -77,6 +78,8 @@ class BiRefNetPredictor:
         pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2)  # (B, 3, H, W)
         x = ((pixels.float() - self._mean) / self._std).to(self._dtype, memory_format=torch.contiguous_format)
         probability = torch.sigmoid(self._network(x).float())[:, 0]
+        if not probability.isfinite().all():  # infinite logits have a sigmoid; only NaN has none
+            raise InferenceError("The matting model gave no alpha for this picture.")
         # Rounded, where the official demo cuts off: there nothing below certainty would be wholly opaque.
         alpha = (probability * 255).round_().to(torch.uint8).cpu().numpy()
         return list(alpha)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import InferenceError
 from pipeline.models.mobile_sam.frame import fit_in_frame, lift_logits, place_prompt
 from pipeline.models.mobile_sam.network import MobileSam
 from pipeline.models.mobile_sam.prompt_encoder import EMPTY
@@ -75,7 +76,7 @@ class MobileSamPredictor:
         return self._info
 
     def embed(self, images: Sequence[Image]) -> list[ImageEmbedding]:
-        """One ``MobileSamEmbedding`` per image."""
+        """One ``MobileSamEmbedding`` per image. Raises ``InferenceError`` if one is not a number somewhere."""
         embeddings: list[ImageEmbedding] = []
         for start in range(0, len(images), self._max_images):
             embeddings += self._embed(images[start : start + self._max_images])
@@ -88,6 +89,7 @@ class MobileSamPredictor:
 
         Raises:
             InvalidPoint: A prompt has neither a positive point nor a box.
+            InferenceError: A mask is not a number somewhere.
         """
         pairs = [(_own(embedding), prompt) for embedding, prompt in zip(embeddings, prompts, strict=True)]
         found: list[MaskCandidates] = []
@@ -99,6 +101,8 @@ class MobileSamPredictor:
     def _embed(self, images: Sequence[Image]) -> list[MobileSamEmbedding]:
         framed = [fit_in_frame(image, self._frame_px) for image in images]
         features = self._encode(self.normalise(framed)).cpu().numpy()
+        if not np.isfinite(features).all():
+            raise InferenceError("The segmentation model made nothing of this picture.")
         return [
             MobileSamEmbedding(_size_hw(image), _size_hw(small), np.ascontiguousarray(one))
             for image, small, one in zip(images, framed, features, strict=True)
@@ -127,6 +131,8 @@ class MobileSamPredictor:
             features.to(self._device), self._tensor(points), self._tensor(labels), image_index=index
         )
         iou = decoded.iou.float().cpu().numpy()
+        if not (np.isfinite(iou).all() and decoded.logits.isfinite().all()):
+            raise InferenceError("The segmentation model gave no mask for this prompt.")
         found = []
         for i, (embedding, prompt) in enumerate(pairs):
             masks = best_masks(prompt, iou[i])[: max(1, candidates)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ShapeMismatch
+from pipeline.errors import InferenceError, ShapeMismatch
 from pipeline.models.birefnet.network import BiRefNet
 from pipeline.models.birefnet.predictor import BiRefNetPredictor
 from pipeline.models.birefnet.shape import TINY
@@ -85,3 +85,11 @@ def test_half_precision_stays_close() -> None:
     engine = BiRefNetPredictor(BiRefNet(TINY), model_version="", input_size_hw=SIZE_HW, dtype=torch.bfloat16)
     (alpha,) = engine.estimate_alpha([photo(0)])
     assert np.abs(alpha.astype(int) - expected).mean() < 3
+
+
+def test_an_answer_that_is_no_number_is_an_error_and_no_picture() -> None:
+    torch.manual_seed(4)
+    network = BiRefNet(TINY)
+    network.register_forward_hook(lambda module, inputs, output: output.index_fill(3, torch.tensor(7), float("nan")))
+    with pytest.raises(InferenceError, match="no alpha"):
+        BiRefNetPredictor(network, model_version="", input_size_hw=SIZE_HW).estimate_alpha([photo(0)])

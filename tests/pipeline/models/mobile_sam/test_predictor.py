@@ -6,8 +6,9 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.errors import InvalidPoint
+from pipeline.errors import InferenceError, InvalidPoint
 from pipeline.models.mobile_sam.network import MobileSam
 from pipeline.models.mobile_sam.predictor import MEAN, STD, MobileSamEmbedding, MobileSamPredictor
 from pipeline.protocols import ImageEmbedding, SegmentationEngine
@@ -155,3 +156,22 @@ def test_another_engines_embedding_is_refused(predictor: MobileSamPredictor) -> 
 
     with pytest.raises(TypeError, match="Foreign"):
         predictor.decode([Foreign()], [prompt((3, 4))])
+
+
+def test_features_that_are_no_numbers_are_an_error(small_network: MobileSam) -> None:
+    small_network.image_encoder.register_forward_hook(lambda module, inputs, output: output / 0)
+    with pytest.raises(InferenceError, match="made nothing"):
+        MobileSamPredictor(small_network).embed([picture()])
+
+
+@pytest.mark.parametrize("broken", ["logits", "iou"])
+def test_a_mask_that_is_no_number_is_an_error(small_network: MobileSam, broken: str) -> None:
+    def spoil(module: torch.nn.Module, inputs: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        logits, iou = output
+        return (logits * float("nan"), iou) if broken == "logits" else (logits, iou * float("nan"))
+
+    predictor = MobileSamPredictor(small_network)
+    embeddings = predictor.embed([picture()])
+    small_network.mask_decoder.register_forward_hook(spoil)
+    with pytest.raises(InferenceError, match="no mask"):
+        predictor.decode(embeddings, [prompt((10, 20))])
