@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.files import sha256_of
 from pipeline.models.sidecar import Origin, read_sidecar
+from pipeline.models.weight_values import find_fault
 from pipeline.models.zoo import Variant
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def read_tensors(weights: VerifiedWeights, shapes: Mapping[str, tuple[int, ...]]
         shapes: Name and shape of each tensor of the network.
 
     Raises:
-        ModelNotLoaded: The file cannot be read, or names or shapes are not exactly the network's.
+        ModelNotLoaded: The file cannot be read, names or shapes are not exactly the network's, or its values are none
+            that a network can have.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -138,9 +140,11 @@ def read_tensors(weights: VerifiedWeights, shapes: Mapping[str, tuple[int, ...]]
                 if found != shape:
                     raise ModelNotLoaded(f"{file_name} does not hold {model}: {name} is {found} instead of {shape}.")
                 tensors[name] = file.get_tensor(f"{prefix}{name}")
-            return tensors
     except (SafetensorError, OSError) as error:
         raise ModelNotLoaded(f"{file_name} cannot be read as safetensors.") from error
+    if fault := find_fault(tensors):
+        raise ModelNotLoaded(f"{file_name} {fault}. It cannot be used as weights of {model}.")
+    return tensors
 
 
 def find_prefix(names: Iterable[str], network_names: Collection[str]) -> str | None:

@@ -13,7 +13,14 @@ from torch import nn
 
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.sidecar import Sidecar, read_sidecar, record, sidecar_path, write_sidecar
-from pipeline.models.weights import find_prefix, find_weights, load_weights, read_tensors, verify_weights
+from pipeline.models.weights import (
+    VerifiedWeights,
+    find_prefix,
+    find_weights,
+    load_weights,
+    read_tensors,
+    verify_weights,
+)
 from pipeline.models.zoo import Variant
 from tests.pipeline.models.weight_files import Small, shapes, small, variant_of
 
@@ -282,3 +289,53 @@ def test_a_pinned_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(ModelNotLoaded, match="cannot be read as safetensors"):
         read_tensors(verify_weights(tmp_path / "a", variant_of(tmp_path / "a")), shapes(small()))
+
+
+# --- values ---
+
+
+def custom(folder: Path, variant: Variant, network: nn.Module) -> VerifiedWeights:
+    """Somebody's own weights; their hash is the recorded one."""
+    path = save(folder / variant.unpinned_file_name, network)
+    record(path, "small", "custom")
+    return find_weights(folder, variant, allow_unpinned=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_file_with_a_value_that_is_no_number_is_refused(
+    tmp_path: Path, variant: Variant, value: float, dtype: torch.dtype
+) -> None:
+    network = small().to(dtype)
+    network.model[0].weight.data[1, 2] = value
+    weights = custom(tmp_path, variant, network)
+
+    with pytest.raises(
+        ModelNotLoaded, match=r"^Small\.safetensors holds values that are not numbers \(in model\.0\.weight"
+    ):
+        load_weights(Small(), weights)
+
+
+def test_a_variance_that_half_precision_could_not_hold_is_taken(tmp_path: Path, variant: Variant) -> None:
+    network = small()
+    network.model[1].running_var[0] = float("inf")
+    load_weights(loaded := Small(), custom(tmp_path, variant, network))
+
+    assert loaded.model[1].running_var[0] == float("inf")
+
+
+def test_a_variance_that_is_no_number_is_refused(tmp_path: Path, variant: Variant) -> None:
+    network = small()
+    network.model[1].running_var[0] = float("nan")
+
+    with pytest.raises(ModelNotLoaded, match="running_var"):
+        load_weights(Small(), custom(tmp_path, variant, network))
+
+
+def test_a_file_of_zeros_is_refused(tmp_path: Path, variant: Variant) -> None:
+    network = small()
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+
+    with pytest.raises(ModelNotLoaded, match="holds only zeros"):
+        load_weights(Small(), custom(tmp_path, variant, network))
