@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from ray import serve
 
 from deployments.batching import BATCH_WAIT_S, MAX_BATCH_SIZE, BatchOptions, Inferred, set_batching, unwrap
@@ -12,7 +11,6 @@ from deployments.model_replica import ModelReplica
 from deployments.model_status import ModelStatus
 from pipeline.errors import ClearcutError
 from pipeline.models.ladder import EngineOptions, load_matting
-from pipeline.protocols import MattingEngine
 from pipeline.types import Alpha8, Image, MattingResult
 
 
@@ -23,7 +21,7 @@ class BiRefNet:
     """The matting engine on one device."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._replica = ModelReplica("BiRefNet", lambda: load_matting(options), _warm_up)
+        self._replica = ModelReplica("BiRefNet", lambda: load_matting(options))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         options = BatchOptions.model_validate(user_config)
@@ -46,7 +44,3 @@ class BiRefNet:
 
     async def check_health(self) -> None:
         self._replica.gate.check()
-
-
-def _warm_up(engine: MattingEngine) -> None:
-    engine.estimate_alpha([np.full((*engine.info.input_size_hw, 3), 127, np.uint8)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from ray import serve
 
 from deployments.batching import BATCH_WAIT_S, MAX_BATCH_SIZE, BatchOptions, Inferred, set_batching, unwrap
@@ -13,7 +12,6 @@ from deployments.model_replica import ModelReplica
 from deployments.model_status import ModelStatus
 from pipeline.errors import ClearcutError
 from pipeline.models.ladder import EngineOptions, load_inpainting
-from pipeline.protocols import InpaintingEngine
 from pipeline.types import Image, Mask
 
 
@@ -24,7 +22,7 @@ class LaMa:
     """The inpainting engine on one device."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._replica = ModelReplica("LaMa", lambda: load_inpainting(options), _warm_up)
+        self._replica = ModelReplica("LaMa", lambda: load_inpainting(options))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         options = BatchOptions.model_validate(user_config)
@@ -49,9 +47,3 @@ class LaMa:
 
     async def check_health(self) -> None:
         self._replica.gate.check()
-
-
-def _warm_up(engine: InpaintingEngine) -> None:
-    mask = np.zeros((256, 256), np.bool_)
-    mask[112:144, 112:144] = True
-    engine.inpaint([np.full((256, 256, 3), 127, np.uint8)], [mask])

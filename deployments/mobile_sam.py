@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from ray import serve
 
 from deployments.batching import BATCH_WAIT_S, MAX_BATCH_SIZE, BatchOptions, Inferred, set_batching, unwrap
@@ -13,7 +12,7 @@ from deployments.model_replica import ModelReplica
 from deployments.model_status import ModelStatus
 from pipeline.errors import ClearcutError
 from pipeline.models.ladder import EngineOptions, load_segmentation
-from pipeline.protocols import ImageEmbedding, SegmentationEngine
+from pipeline.protocols import ImageEmbedding
 from pipeline.types import Image, MaskCandidates, Prompt
 
 _Decode = tuple[ImageEmbedding, list[Prompt], int]
@@ -26,7 +25,7 @@ class MobileSAM:
     """The segmentation engine on one device."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._replica = ModelReplica("MobileSAM", lambda: load_segmentation(options), _warm_up)
+        self._replica = ModelReplica("MobileSAM", lambda: load_segmentation(options))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         options = BatchOptions.model_validate(user_config)
@@ -71,10 +70,3 @@ class MobileSAM:
 
 def _best(found: MaskCandidates, count: int) -> MaskCandidates:
     return MaskCandidates(found.probabilities[:count], found.scores[:count])
-
-
-def _warm_up(engine: SegmentationEngine) -> None:
-    image = np.full((256, 256, 3), 127, np.uint8)
-    image[96:160, 96:160] = 30
-    (embedding,) = engine.embed([image])
-    engine.decode([embedding], [Prompt(np.array([[128, 128]], np.float32), np.ones(1, np.uint8))])

@@ -15,26 +15,24 @@ logger = logging.getLogger("ray.serve")
 
 
 class ModelReplica(Generic[Engine]):
-    """Loads an engine and warms it up; a wanted engine that cannot run leaves the replica up, and unhealthy.
+    """Loads an engine, which is warm then; a wanted engine that cannot run leaves the replica up, and unhealthy.
 
     The batched methods stay with the deployments themselves: ``@serve.batch`` keeps its queue on the function it
     decorates, so two deployments in one process would share that of a common base.
     """
 
-    def __init__(self, name: str, load: Callable[[], Loaded[Engine]], warm_up: Callable[[Engine], object]) -> None:
+    def __init__(self, name: str, load: Callable[[], Loaded[Engine]]) -> None:
         _log_beside_serve()
         self.gate = BatchGate()
         self._loaded: Loaded[Engine] | None = None
         self._error: str | None = None
         try:
-            loaded = load()
+            self._loaded = load()
         except ModelNotLoaded as error:
             logger.error("%s: %s", name, error.detail)
             self._error = error.detail
             return
-        warm_up(loaded.engine)
-        self._loaded = loaded
-        info = loaded.info
+        info = self._loaded.info
         logger.info("%s runs %s on %s (%s).", name, info.model_version, info.device, info.runtime)
 
     @property

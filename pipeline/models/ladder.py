@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import cv2
 
-from pipeline.errors import ModelNotLoaded
+from pipeline.errors import GpuMemoryExhausted, InferenceError, ModelNotLoaded, Overloaded
 from pipeline.models.embedded.opencv_inpainting import OpenCvInpainting
+from pipeline.models.memory_guard import is_out_of_memory
+from pipeline.models.warm_up import warm_up_inpainting, warm_up_matting, warm_up_segmentation
 from pipeline.models.weights import VerifiedWeights, find_weights, verify_weights
 from pipeline.models.zoo import VARIANTS
 from pipeline.protocols import InpaintingEngine, MattingEngine, SegmentationEngine
@@ -68,7 +70,7 @@ class Loaded(Generic[Engine]):
     """An engine, and how it came to be the one.
 
     Attributes:
-        engine: Not warmed up yet.
+        engine: Warmed up: it has answered once.
         weights: The file it runs on; None for the embedded engines.
         degraded_reason: Why a better one does not run; None if nothing is amiss, or if the engine knows it best.
     """
@@ -96,6 +98,7 @@ class Task(Generic[Engine]):
         on_openvino: The engine with these weights on OpenVINO, or None if the model has no form for it. Raises
             ``ModelNotLoaded`` with the reason if it does not run, or does not do what PyTorch does.
         on_tensorrt: The same on TensorRT, whose engines are built and verified before (``warmup_tensorrt.py``).
+        warm_up: Lets the engine work once. Raises ``InferenceError`` if its answer is none.
     """
 
     model: str
@@ -104,6 +107,7 @@ class Task(Generic[Engine]):
     embedded: Callable[[], Engine]
     on_openvino: Callable[[VerifiedWeights], Engine] | None = None
     on_tensorrt: Callable[[VerifiedWeights], Engine] | None = None
+    warm_up: Callable[[Engine], None] = field(kw_only=True)
 
 
 def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
@@ -132,7 +136,9 @@ def load_matting(options: EngineOptions) -> Loaded[MattingEngine]:
         _set_torch_threads(options.threads)
         return EmbeddedMatting()
 
-    task = Task("BiRefNet", _birefnet_variants(options), on_torch, embedded, on_openvino, on_tensorrt)
+    task = Task(
+        "BiRefNet", _birefnet_variants(options), on_torch, embedded, on_openvino, on_tensorrt, warm_up=warm_up_matting
+    )
     return load_best(task, options)
 
 
@@ -162,7 +168,9 @@ def load_segmentation(options: EngineOptions) -> Loaded[SegmentationEngine]:
         _set_torch_threads(options.threads)
         return EmbeddedSegmentation()
 
-    task = Task("MobileSAM", _on_both("mobile-sam"), on_torch, embedded, on_openvino, on_tensorrt)
+    task = Task(
+        "MobileSAM", _on_both("mobile-sam"), on_torch, embedded, on_openvino, on_tensorrt, warm_up=warm_up_segmentation
+    )
     return load_best(task, options)
 
 
@@ -179,7 +187,10 @@ def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
 
         return rung.inpainting(weights)
 
-    return load_best(Task("LaMa", _on_both("lama"), on_torch, OpenCvInpainting, on_tensorrt=on_tensorrt), options)
+    task = Task(
+        "LaMa", _on_both("lama"), on_torch, OpenCvInpainting, on_tensorrt=on_tensorrt, warm_up=warm_up_inpainting
+    )
+    return load_best(task, options)
 
 
 def _on_both(variant: str) -> dict[Device, tuple[str, ...]]:
@@ -210,12 +221,23 @@ def load_best(task: Task[Engine], options: EngineOptions) -> Loaded[Engine]:
         if options.engine not in ("auto", engine):
             continue
         try:
-            return load()
+            return _warmed_up(load(), task)
         except ModelNotLoaded as refusal:
             reason = refusal.detail
+        except (InferenceError, GpuMemoryExhausted, Overloaded) as failure:
+            reason = ladder.note_failure(name, failure.detail)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = ladder.note_failure(name, "There is not enough memory.")
         level = logging.WARNING if ladder.is_worth_a_warning(reason) else logging.INFO
         logger.log(level, "%s: %s passed over: %s", task.model, name, reason)
     raise ModelNotLoaded(reason)
+
+
+def _warmed_up(loaded: Loaded[Engine], task: Task[Engine]) -> Loaded[Engine]:
+    task.warm_up(loaded.engine)
+    return loaded
 
 
 class _Ladder(Generic[Engine]):
@@ -243,6 +265,15 @@ class _Ladder(Generic[Engine]):
     def is_worth_a_warning(self, reason: str) -> bool:
         """Whether something is there and cannot be used: a GPU, a weight file or OpenVINO."""
         return reason in (self._unusable, self._why_no_gpu, self._why_no_openvino)
+
+    def note_failure(self, name: str, problem: str) -> str:
+        """Remembers that an engine was there and could not do its first work; the reason to tell."""
+        reason = f"{self._task.model} fails on {name}: {problem}"
+        if name == "OpenVINO":
+            self._why_no_openvino = reason
+        else:
+            self._unusable = self._why_no_gpu = reason
+        return reason
 
     def _tensorrt(self) -> Loaded[Engine]:
         load = self._task.on_tensorrt

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,23 +15,14 @@ from pipeline.errors import ModelNotLoaded
 from pipeline.models.ladder import Loaded
 from pipeline.models.weights import VerifiedWeights
 from pipeline.models.zoo import VARIANTS
-from pipeline.types import Alpha8, EngineInfo, Image
+from pipeline.types import EngineInfo
 
 
 class Engine:
-    """Counts its calls."""
+    """Knows only what it is."""
 
     def __init__(self) -> None:
         self.info = EngineInfo("stub", "cpu", (32, 48))
-        self.calls = 0
-
-    def estimate_alpha(self, images: Sequence[Image]) -> list[Alpha8]:
-        self.calls += 1
-        return [image[..., 0] for image in images]
-
-
-def warm_up(engine: Engine) -> None:
-    engine.estimate_alpha([np.zeros((32, 48, 3), np.uint8)])
 
 
 def load() -> Loaded[Engine]:
@@ -44,13 +33,8 @@ def refuse() -> Loaded[Engine]:
     raise ModelNotLoaded("BiRefNet has no weights for engine 'torch'.")
 
 
-def test_a_replica_is_warm_before_it_serves() -> None:
-    replica = ModelReplica("BiRefNet", load, warm_up)
-    assert replica.engine.calls == 1
-
-
 def test_a_replica_tells_what_it_runs() -> None:
-    status = ModelReplica("BiRefNet", load, warm_up).status()
+    status = ModelReplica("BiRefNet", load).status()
     assert (status.info, status.error) == (EngineInfo("stub", "cpu", (32, 48)), None)
 
 
@@ -59,12 +43,12 @@ def test_a_replica_tells_which_files_it_runs_on(tensorrt: bool) -> None:
     engine = Engine()
     engine.info = dataclasses.replace(engine.info, tensorrt=tensorrt)
     loaded = Loaded(engine, VerifiedWeights(Path("a.safetensors"), VARIANTS["lite"], "official", "0"))
-    status = ModelReplica("BiRefNet", lambda: loaded, warm_up).status()
+    status = ModelReplica("BiRefNet", lambda: loaded).status()
     assert status.files == {"checkpoint": True, "config": True, "tensorrt_engine": tensorrt}
 
 
 def test_a_replica_without_weights_has_no_files() -> None:
-    status = ModelReplica("BiRefNet", load, warm_up).status()
+    status = ModelReplica("BiRefNet", load).status()
     assert set(status.files.values()) == {False}
 
 
@@ -72,12 +56,12 @@ def test_a_replica_on_a_gpu_tells_how_much_of_its_memory_is_free(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * 2**30, 16 * 2**30))
     engine = Engine()
     engine.info = dataclasses.replace(engine.info, device="cuda")
-    status = ModelReplica("BiRefNet", lambda: Loaded(engine), warm_up).status()
+    status = ModelReplica("BiRefNet", lambda: Loaded(engine)).status()
     assert status.gpu_memory_free_mb == 12288
 
 
 def test_a_replica_tells_why_no_better_engine_runs() -> None:
-    status = ModelReplica("BiRefNet", lambda: Loaded(Engine(), degraded_reason="No GPU."), warm_up).status()
+    status = ModelReplica("BiRefNet", lambda: Loaded(Engine(), degraded_reason="No GPU.")).status()
     assert status.info is not None
     assert status.info.degraded_reason == "No GPU."
 
@@ -87,17 +71,17 @@ def test_what_the_library_logs_stands_in_the_replicas_log(service_log: pytest.Lo
         logging.getLogger("pipeline.models.ladder").info("Passed over.")
         return load()
 
-    ModelReplica("BiRefNet", load_and_log, warm_up)
+    ModelReplica("BiRefNet", load_and_log)
     assert "Passed over." in service_log.messages
 
 
 def test_a_wanted_engine_that_cannot_run_leaves_the_replica_up_with_the_reason() -> None:
-    status = ModelReplica("BiRefNet", refuse, warm_up).status()
+    status = ModelReplica("BiRefNet", refuse).status()
     assert (status.info, status.error) == (None, "BiRefNet has no weights for engine 'torch'.")
 
 
 def test_asking_a_replica_without_an_engine_says_why() -> None:
-    replica = ModelReplica("BiRefNet", refuse, warm_up)
+    replica = ModelReplica("BiRefNet", refuse)
     with pytest.raises(ModelNotLoaded, match="no weights for engine 'torch'"):
         _ = replica.engine
 
@@ -109,18 +93,10 @@ def test_any_other_failure_stops_the_start() -> None:
         raise OSError("libcudnn.so")
 
     with pytest.raises(OSError, match="libcudnn"):
-        ModelReplica("BiRefNet", fail, warm_up)
-
-
-def test_an_engine_that_fails_to_warm_up_stops_the_start() -> None:
-    def fail(engine: Engine) -> None:
-        raise RuntimeError("no kernel")
-
-    with pytest.raises(RuntimeError, match="no kernel"):
-        ModelReplica("BiRefNet", load, fail)
+        ModelReplica("BiRefNet", fail)
 
 
 def test_a_new_configuration_reaches_the_gate() -> None:
-    replica = ModelReplica("BiRefNet", load, warm_up)
+    replica = ModelReplica("BiRefNet", load)
     replica.configure(BatchOptions(stuck_after_s=7))
     assert replica.gate.stuck_after_s == 7

@@ -15,7 +15,7 @@ import cv2
 import pytest
 import torch
 
-from pipeline.errors import ModelNotLoaded
+from pipeline.errors import GpuMemoryExhausted, InferenceError, ModelNotLoaded, Overloaded
 from pipeline.models import ladder
 from pipeline.models.ladder import (
     Device,
@@ -85,9 +85,12 @@ def task(
     cpu: tuple[str, ...] = ("lite",),
     on_openvino: Callable[[VerifiedWeights], Engine] | None = None,
     on_tensorrt: Callable[[VerifiedWeights], Engine] | None = None,
+    warm_up: Callable[[Engine], None] = lambda engine: None,
 ) -> Task[Engine]:
     embedded = Engine("embedded", "cpu", "No model weights found.")
-    return Task("BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded, on_openvino, on_tensorrt)
+    return Task(
+        "BiRefNet", {"cuda": cuda, "cpu": cpu}, on_torch, lambda: embedded, on_openvino, on_tensorrt, warm_up=warm_up
+    )
 
 
 def on_openvino(weights: VerifiedWeights) -> Engine:
@@ -354,6 +357,75 @@ def test_every_model_has_a_rung_of_its_own_on_tensorrt(
     asked = dataclasses.replace(options, has_gpu=True, engine="tensorrt", variant="lite")
     with pytest.raises(ModelNotLoaded, match="TensorRT needs an NVIDIA GPU"):
         load(asked)
+
+
+# --- engines that load and do not work ---
+
+
+def fails_on(device: str, error: Exception) -> Callable[[Engine], None]:
+    """A first work that only this device's network cannot do."""
+
+    def warm_up(engine: Engine) -> None:
+        if engine.info.device == device and "embedded" not in engine.info.model_version:
+            raise error
+
+    return warm_up
+
+
+FAILURES = pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (InferenceError("No alpha."), "No alpha."),
+        (Overloaded("Not enough memory."), "Not enough memory."),
+        (GpuMemoryExhausted("Insufficient GPU memory"), "Insufficient GPU memory"),
+        (MemoryError(), "There is not enough memory."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "There is not enough memory."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+
+
+@pytest.mark.usefixtures("cuda")
+@FAILURES
+def test_a_network_that_fails_on_the_gpu_runs_on_the_cpu_which_says_why(
+    options: EngineOptions, log: pytest.LogCaptureFixture, failure: Exception, told: str
+) -> None:
+    write(options.models_dir, "general")
+    write(options.models_dir, "lite")
+    loaded = load_best(task(warm_up=fails_on("cuda", failure)), dataclasses.replace(options, has_gpu=True))
+
+    assert ran(loaded) == ("BiRefNet-lite+synthetic", "cpu")
+    assert loaded.info.degraded_reason == f"BiRefNet fails on PyTorch on the GPU: {told}"
+    assert any(record.levelno == logging.WARNING and told in record.message for record in log.records)
+
+
+@FAILURES
+def test_a_network_that_fails_everywhere_leaves_the_work_to_the_embedded_engine(
+    options: EngineOptions, failure: Exception, told: str
+) -> None:
+    write(options.models_dir, "lite")
+    loaded = load_best(task(warm_up=fails_on("cpu", failure)), options)
+
+    assert ran(loaded) == ("embedded", "cpu")
+    assert loaded.info.degraded_reason == (
+        f"BiRefNet fails on PyTorch on the CPU: {told} The embedded engine runs instead."
+    )
+
+
+@FAILURES
+def test_a_network_that_fails_is_refused_if_torch_was_asked_for(
+    options: EngineOptions, failure: Exception, told: str
+) -> None:
+    write(options.models_dir, "lite")
+    with pytest.raises(ModelNotLoaded, match=f"BiRefNet fails on PyTorch on the CPU: {told}"):
+        load_best(task(warm_up=fails_on("cpu", failure)), dataclasses.replace(options, engine="torch"))
+
+
+def test_any_other_failure_of_the_first_work_stops_the_start(options: EngineOptions) -> None:
+    """Serve then tries again and reports it: a broken installation must not look like bad weights."""
+    write(options.models_dir, "lite")
+    with pytest.raises(RuntimeError, match="no kernel"):
+        load_best(task(warm_up=fails_on("cpu", RuntimeError("no kernel"))), options)
 
 
 # --- one engine or nothing ---
