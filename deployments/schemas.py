@@ -165,6 +165,7 @@ class ServiceHealth(BaseModel):
     models_loaded: dict[str, bool]
     models: dict[str, str | None] = Field(description="What really runs behind each model's name.")
     runtimes: dict[str, str | None] = Field(description="And on what: torch, openvino, tensorrt, opencv.")
+    batch_sizes: dict[str, dict[int, int]] = Field(description="How many batches of each size each model has run.")
     detail: str | None = None
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from deployments.errors import request_id_of
+from deployments.model_status import ModelStatus
 from deployments.schemas import ServiceHealth
 from deployments.services import Services, ServicesDep
 from deployments.version import API_VERSION
@@ -58,7 +59,8 @@ async def health(request: Request, services: ServicesDep) -> ServiceHealth | JSO
     loaded = {name: info is not None for name, info in infos.items()}
     reasons = {info.degraded_reason for info in infos.values() if info and info.degraded_reason}
     missing = [name for name, info in infos.items() if info is None]
-    detail = f"Not loaded: {', '.join(missing)}." if missing else " ".join(sorted(reasons)) or None
+    told = [f"{name}: {_problem(statuses[name])}" for name in missing]
+    detail = f"Not loaded: {' '.join(told)}" if missing else " ".join(sorted(reasons)) or None
     body = ServiceHealth(
         status="unhealthy" if missing else "degraded" if reasons else "healthy",
         version=API_VERSION,
@@ -66,12 +68,17 @@ async def health(request: Request, services: ServicesDep) -> ServiceHealth | JSO
         models_loaded=loaded,
         models={name: info.model_version if info else None for name, info in infos.items()},
         runtimes={name: info.runtime if info else None for name, info in infos.items()},
+        batch_sizes={name: dict(sorted(status.batch_sizes.items())) for name, status in statuses.items() if status},
         detail=detail,
     )
     if missing:
         error = {"error_code": "MODEL_NOT_LOADED", "request_id": request_id_of(request)}
         return JSONResponse({**body.model_dump(), **error}, status_code=503)
     return body
+
+
+def _problem(status: ModelStatus | None) -> str:
+    return (status and status.error) or "It does not answer."
 
 
 @router.get("/healthz")

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from deployments.job_scheduler import MAX_OBJECTS, MAX_POINTS
+from deployments.model_status import ModelStatus
 from pipeline.errors import InferenceError, StorageFull
 from pipeline.operations.extract_and_remove import artifact_names
-from pipeline.types import Prompt
+from pipeline.types import EngineInfo, Prompt
 from tests.deployments.conftest import OpenWorld
 from tests.deployments.world import World
 from tests.stub_models import (
@@ -876,7 +877,14 @@ class TestSystem:
             "models_loaded": {"BiRefNet": True, "MobileSAM": True, "LaMa": True},
             "models": {"BiRefNet": "stub-matting", "MobileSAM": "stub-segmenter", "LaMa": "stub-inpainter"},
             "runtimes": {"BiRefNet": "torch", "MobileSAM": "torch", "LaMa": "torch"},
+            "batch_sizes": {"BiRefNet": {}, "MobileSAM": {}, "LaMa": {}},
         }
+
+    async def test_health_tells_how_batches_filled(self, new_world: OpenWorld) -> None:
+        status = ModelStatus(EngineInfo("LaMa", "cpu", (8, 8)), batch_sizes={4: 2, 1: 7})
+        async with new_world(model_status={"LaMa": status}) as world:
+            answer = await world.client.get("/health")
+        assert answer.json()["batch_sizes"]["LaMa"] == {"1": 7, "4": 2}
 
     async def test_health_is_degraded_with_a_lesser_engine(self, new_world: OpenWorld) -> None:
         async with new_world(matting=EllipseMatting(degraded_reason="No weights. See README.")) as world:
@@ -889,7 +897,15 @@ class TestSystem:
             body = assert_error(await world.client.get("/health"), 503, "MODEL_NOT_LOADED")
         assert body["status"] == "unhealthy"
         assert body["models_loaded"] == {"BiRefNet": True, "MobileSAM": True, "LaMa": False}
-        assert "LaMa" in body["detail"]
+        assert body["detail"] == "Not loaded: LaMa: It does not answer."
+
+    async def test_health_tells_why_each_model_is_not_loaded(self, new_world: OpenWorld) -> None:
+        missing = {name: ModelStatus(None, f"{name}.safetensors is missing.") for name in ("BiRefNet", "LaMa")}
+        async with new_world(model_status=missing) as world:
+            body = assert_error(await world.client.get("/health"), 503, "MODEL_NOT_LOADED")
+        assert body["detail"] == (
+            "Not loaded: BiRefNet: BiRefNet.safetensors is missing. LaMa: LaMa.safetensors is missing."
+        )
 
     async def test_healthz_asks_nobody(self, new_world: OpenWorld) -> None:
         async with new_world(model_status={"BiRefNet": None, "MobileSAM": None, "LaMa": None}) as world:
