@@ -47,7 +47,7 @@ class JobScheduler:
         artifacts: Where their files are.
         segmenter: Finds objects.
         inpainter: Fills holes.
-        max_running: Jobs worked on at once; more wait in the order of their coming.
+        max_running: Jobs worked on at once; more wait in the order of their coming. The models batch what these ask.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class JobScheduler:
         *,
         segmenter: Segmenter,
         inpainter: Inpainter,
-        max_running: int = 2,
+        max_running: int = 4,
         sweep_every_s: float = 60,
     ) -> None:
         self._store = store
