@@ -25,6 +25,7 @@ class Settings(BaseSettings):
 
     work_dir: Path = Field(Path("data"), description="Folder of jobs.db and the jobs' files.")
     models_dir: Path = Field(Path("models"), description="Folder of downloaded model weights.")
+    clearcut_download: bool = Field(True, description="Whether serve.sh fetches weights that MODELS_DIR lacks.")
     birefnet_model_path: Path | None = Field(None, description="BiRefNet's weights, instead of a file in MODELS_DIR.")
     mobile_sam_checkpoint: Path | None = Field(None, description="MobileSAM's weights, likewise.")
 

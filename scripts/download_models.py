@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.config import Settings  # noqa: E402
 from pipeline.errors import ModelNotLoaded, ModelUnavailable  # noqa: E402
-from pipeline.models.download import DownloadError, Patience  # noqa: E402
+from pipeline.models.download import DownloadError, Patience, Progress  # noqa: E402
 from pipeline.models.files import only_writer, part_of  # noqa: E402
 from pipeline.models.install import install, install_custom, install_file  # noqa: E402
 from pipeline.models.weights import verify_weights  # noqa: E402
 from pipeline.models.zoo import STAND_INS, VARIANTS, Variant, default_names, resolve  # noqa: E402
 
 OK, WRONG, USAGE, OFFLINE = 0, 1, 2, 3
+LINE_EVERY_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None, *, patience: Patience | None = None) -> int:
@@ -104,10 +106,11 @@ def fetch_all(variants: Sequence[Variant], models_dir: Path, *, trust_present: b
         total = variant.weights.size_bytes
         if not target.exists():
             print(f"{variant.name}: fetching {total / 1e6:.0f} MB from {variant.weights.url}", flush=True)
-        # disable=None: no bar where nobody watches.
+        # disable=None: no bar in a log file, but a line now and then.
         with tqdm(total=total, desc=variant.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            progress = lines(variant.name, total) if bar.disable else partial(advance, bar)
             try:
-                outcome = install(variant, models_dir, patience=patience, progress=partial(advance, bar))
+                outcome = install(variant, models_dir, patience=patience, progress=progress)
             except DownloadError as error:
                 bar.close()
                 why = "no connection" if error.offline else "not one address gave the right file"
@@ -126,6 +129,19 @@ def fetch_all(variants: Sequence[Variant], models_dir: Path, *, trust_present: b
 
 def advance(bar: tqdm[NoReturn], done: int) -> None:
     bar.update(done - bar.n)
+
+
+def lines(name: str, total: int) -> Progress:
+    """Prints how many of ``total`` bytes are there, at most every ``LINE_EVERY_S``."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            print(f"{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+
+    return tell
 
 
 def take_file(variant: Variant, models_dir: Path, options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -100,6 +100,22 @@ def download(
         part.path.unlink()
     offline = not any(problem.answered for _, problem in problems)
     raise DownloadError([(url, str(problem)) for url, problem in problems], offline=offline)
+
+
+def is_reachable(urls: Sequence[str], timeout_s: float) -> bool:
+    """Whether one of the addresses, all asked at once, gives an answer in time; it need not be the file."""
+    answers: list[Future[tuple[httpx.Client, httpx.Response]]] = [Future() for _ in urls]
+    for url, answer in zip(urls, answers, strict=True):
+        threading.Thread(target=_answer, args=(answer, url, 0, timeout_s, timeout_s), daemon=True).start()
+    reachable = False
+    with contextlib.suppress(TimeoutError):
+        reachable = any(answer.exception() is None for answer in as_completed(answers, timeout_s))
+    for answer in answers:
+        if not answer.cancel() and answer.exception() is None:
+            client, response = answer.result()
+            response.close()
+            client.close()
+    return reachable
 
 
 class _Problem(Exception):

@@ -79,6 +79,23 @@ def test_a_second_run_finds_it_there(
     assert len(server.requests) == 1
 
 
+def test_without_a_terminal_lines_tell_how_far_it_is(
+    variant: Variant, models_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_models, "LINE_EVERY_S", 0)
+    assert run(models_dir, "small") == OK
+
+    assert "small: 0 of 0 MB" in capsys.readouterr().out
+
+
+def test_lines_are_no_more_than_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = download_models.lines("small", 2_000_000)
+    for done in range(1000):
+        tell(done)
+
+    assert capsys.readouterr().out == ""
+
+
 def test_a_stand_in_says_so(variant: Variant, models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(models_dir, "product", "small") == OK
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.models import download as downloads
-from pipeline.models.download import DownloadError, Patience, download
+from pipeline.models.download import DownloadError, Patience, download, is_reachable
 from pipeline.models.files import part_of
 from tests.file_server import FileServer, Served
 
@@ -329,3 +329,26 @@ def test_a_proxy_that_cannot_be_used_is_told(server: FileServer, target: Path, m
 
     with pytest.raises(DownloadError, match=r"(?i)proxy"):
         fetch("http://weights.invalid/a", to=target)
+
+
+# --- is anybody there? ---
+
+
+def test_one_address_that_answers_is_enough_and_the_others_are_not_waited_for(server: FileServer) -> None:
+    silent = server.add("/silent", Served(hangs_before=True))
+    began = time.monotonic()
+
+    assert is_reachable([silent, f"http://127.0.0.1:{closed_port()}/x", server.add("/a", Served(DATA))], 10)
+    assert is_reachable([f"{server.url}/not-there"], 10), "whoever says 404 is there"
+
+    assert time.monotonic() - began < 5
+
+
+def test_where_nobody_answers_in_time_nothing_is_reachable(server: FileServer) -> None:
+    silent = [server.add(f"/silent-{i}", Served(hangs_before=True)) for i in range(3)]
+    began = time.monotonic()
+
+    assert not is_reachable(silent, 0.3)
+    assert not is_reachable([f"http://127.0.0.1:{closed_port()}/x"], 10)
+
+    assert time.monotonic() - began < 5
