@@ -12,13 +12,13 @@ import pytest
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import ModelNotLoaded
+from pipeline.errors import ModelNotLoaded, Overloaded
 from pipeline.models import torch_engines
 from pipeline.models.birefnet.shape import TINY
 from pipeline.models.lama.network import LamaGenerator
 from pipeline.models.mobile_sam.network import MobileSam
 from pipeline.models.sidecar import record
-from pipeline.models.torch_engines import inpainting, matting, network_of, segmentation
+from pipeline.models.torch_engines import inpainting, matting, network_of, on_cpu_instead, segmentation
 from pipeline.models.weights import VerifiedWeights, verify_weights
 from pipeline.models.zoo import VARIANTS
 from pipeline.types import Image, Prompt
@@ -100,3 +100,37 @@ def test_a_file_of_another_network_is_refused(
 def test_every_backbone_of_the_zoo_has_its_sizes() -> None:
     backbones = {variant.backbone for variant in VARIANTS.values() if variant.network == "birefnet"}
     assert backbones == set(torch_engines.SHAPES)
+
+
+def test_a_gpu_without_room_has_the_same_engine_on_the_cpu(tmp_path: Path) -> None:
+    weights = weights_of("lite", tmp_path)
+    on_cpu = on_cpu_instead(matting, weights, "cuda")
+    assert on_cpu is not None
+    assert np.array_equal(on_cpu().estimate_alpha([PHOTO])[0], alpha(weights, lambda _: None))
+    assert on_cpu().info.device == "cpu"
+    assert on_cpu_instead(matting, weights, "cpu") is None
+
+
+@pytest.mark.parametrize("change", [spoil, lambda weights: weights.path.unlink()], ids=["changed", "gone"])
+def test_a_file_that_is_not_what_it_was_makes_no_engine(
+    tmp_path: Path, change: Callable[[VerifiedWeights], None]
+) -> None:
+    weights = weights_of("lite", tmp_path)
+    on_cpu = on_cpu_instead(matting, weights, "cuda")
+    assert on_cpu is not None
+    change(weights)
+    with pytest.raises(ModelNotLoaded, match="not what it was"):
+        on_cpu()
+
+
+@pytest.mark.parametrize(("name", "answer"), [("lite", alpha), ("mobile-sam", mask), ("lama", filled)])
+def test_an_engine_without_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, answer: Callable[..., np.ndarray]
+) -> None:
+    def no_room(self: nn.Module, *args: object, **kwargs: object) -> object:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9663676416 bytes.")
+
+    weights = weights_of(name, tmp_path)
+    monkeypatch.setattr(nn.Conv2d, "forward", no_room)
+    with pytest.raises(Overloaded, match="Not enough memory"):
+        answer(weights, lambda _: None)
