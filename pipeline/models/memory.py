@@ -72,6 +72,9 @@ class GpuMemory:
 class SystemMemory:
     """The machine's memory, or what the process's control groups (a container's limit) leave of it.
 
+    What the process took since measuring began first, and still holds, counts as free for it: that is what allocators
+    and runtimes keep for the next time.
+
     Args:
         root: Where ``proc`` and ``sys`` are; tests have them elsewhere.
     """
@@ -82,17 +85,21 @@ class SystemMemory:
         self._proc = root / "proc"
         self._groups = list(_groups(root))
         self._held_mb = 0.0
+        self._held_at_first_mb: float | None = None
         self._measures = False
 
     def available_mb(self) -> float:
         free_mb = _kib_lines(self._proc / "meminfo")["MemAvailable"] / 1024
-        return min([free_mb, *(room for group in self._groups if (room := _room_mb(group)) is not None)])
+        free_mb = min([free_mb, *(room for group in self._groups if (room := _room_mb(group)) is not None)])
+        return free_mb + self._kept_mb()
 
     def start_measuring(self) -> None:
         own = self._proc / "self"
         try:
             (own / "clear_refs").write_text("5")  # the peak begins anew at what is held now
-            self._held_mb = _kib_lines(own / "status")["VmHWM"] / 1024
+            if self._held_at_first_mb is None:
+                self._held_at_first_mb = self._own_mb()
+            self._held_mb = _kib_lines(own / "status")["VmHWM"] / 1024 - self._kept_mb()
         except (OSError, KeyError):
             self._measures = False  # a system that does not tell
         else:
@@ -105,6 +112,13 @@ class SystemMemory:
 
     def release(self) -> None:
         pass  # freed memory of this size goes back to the system at once
+
+    def _kept_mb(self) -> float:
+        return 0.0 if self._held_at_first_mb is None else max(0.0, self._own_mb() - self._held_at_first_mb)
+
+    def _own_mb(self) -> float:
+        """What the process shares with nobody."""
+        return _kib_lines(self._proc / "self" / "status")["RssAnon"] / 1024
 
 
 def _groups(root: Path) -> Iterator[Path]:

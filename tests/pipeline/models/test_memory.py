@@ -98,6 +98,25 @@ def test_what_was_taken_and_given_back_is_measured() -> None:
     assert again_mb < 5
 
 
+def test_what_the_process_took_and_keeps_is_free_for_it(tmp_path: Path) -> None:
+    memory = SystemMemory(machine(tmp_path, available_mb=1000))
+
+    def hold(own_mb: int) -> None:
+        status = f"VmHWM:\t {(own_mb + 50) * 1024} kB\nRssAnon:\t {own_mb * 1024} kB\n"
+        (tmp_path / "proc" / "self" / "status").write_text(status)
+
+    hold(400)
+    memory.start_measuring()
+    hold(700)
+    assert memory.available_mb() == 1300
+    assert memory.peak_mb() == 300
+    memory.start_measuring()
+    hold(750)
+    assert (memory.available_mb(), memory.peak_mb()) == (1350, 350)
+    hold(350)
+    assert memory.available_mb() == 1000
+
+
 def test_a_system_that_does_not_tell_is_believed_to_tell_nothing(tmp_path: Path) -> None:
     memory = SystemMemory(machine(tmp_path))
     memory.start_measuring()
