@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import ClearcutError, InferenceError
+from pipeline.models.memory_guard import is_out_of_memory, not_enough_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -127,4 +128,6 @@ def _ours(error: Exception) -> ClearcutError:
     if isinstance(error, ClearcutError):
         return error
     logger.error("Inference failed.", exc_info=error)
+    if is_out_of_memory(error):
+        return not_enough_memory()
     return InferenceError("Model inference failed")

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+import cv2
+
 from pipeline.errors import ClearcutError, GpuMemoryExhausted, ModelNotLoaded, Overloaded
 from pipeline.models.memory import Memory
 
@@ -22,6 +24,7 @@ _SIGNS: Final = (
     "not enough memory",
     "cublas_status_alloc_failed",
     "bad_alloc",
+    "insufficient memory",
 )
 
 Item = TypeVar("Item")
@@ -31,10 +34,17 @@ logger = logging.getLogger(__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's, or that of a library, which say it in the text of a ``RuntimeError``."""
+    """Whether an allocation failed: Python's, or that of a library, which say it in the text of an error."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+    return isinstance(error, RuntimeError | cv2.error) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def not_enough_memory() -> Overloaded:
+    """What a caller is told when the machine's memory ended."""
+    return Overloaded(
+        f"Not enough memory to process this now. Try again in {RETRY_AFTER_S} seconds.", retry_after=RETRY_AFTER_S
+    )
 
 
 class MemoryGuard(Generic[Item, Result]):
@@ -154,9 +164,7 @@ class MemoryGuard(Generic[Item, Result]):
                 suggested_action=f"Retry in {RETRY_AFTER_S} seconds",
                 retry_after=RETRY_AFTER_S,
             )
-        return Overloaded(
-            f"Not enough memory to process this now. Try again in {RETRY_AFTER_S} seconds.", retry_after=RETRY_AFTER_S
-        )
+        return not_enough_memory()
 
 
 def _or_none_without_memory(

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.batching import BatchGate, BatchOptions, Inferred, unwrap
-from pipeline.errors import ClearcutError, InferenceError, InvalidImage
+from pipeline.errors import ClearcutError, InferenceError, InvalidImage, Overloaded
 from tests.stub_models import PATIENCE_S
 
 
@@ -141,6 +141,18 @@ async def test_an_engines_failure_is_told_without_internals(gate: BatchGate, eng
     (result,) = await gate.infer(engine.double, [13])
     assert isinstance(result, InferenceError)
     assert result.detail == "Model inference failed"
+
+
+async def test_memory_that_ends_is_told_as_such_and_the_gate_opens_again(gate: BatchGate, engine: Engine) -> None:
+    def exhaust(items: Sequence[int]) -> list[int]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9663676416 bytes.")
+
+    (result,) = await gate.infer(exhaust, [1])
+    assert isinstance(result, Overloaded)
+    assert "9663676416" not in result.detail
+    assert result.fields["retry_after"] == 30
+    await asyncio.wait_for(gate.wait(), PATIENCE_S)
+    assert values(await gate.infer(engine.double, [1])) == [2]
 
 
 async def test_an_error_of_our_own_reaches_its_caller(gate: BatchGate) -> None:

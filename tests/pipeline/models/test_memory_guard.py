@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import cv2
 import pytest
 import torch
 
@@ -226,6 +227,7 @@ def test_nothing_takes_nothing() -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("std::bad_alloc"),
         torch.OutOfMemoryError("CUDA out of memory."),
+        cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9663676416 bytes"),
     ],
 )
 def test_the_end_of_memory_is_known(error: Exception) -> None:
