@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 300  # a first start with weights compiles the networks
@@ -48,6 +49,7 @@ def start_service(folder: Path, arguments: Sequence[str] = (), **environment: st
         "PORT": str(port),
         "WORK_DIR": str(folder / "work"),
         "MODELS_DIR": str(folder / "models"),
+        "CLEARCUT_DOWNLOAD": "0",
     }
     env = {**os.environ, **own, **environment}
     env.pop("RAY_ADDRESS", None)
@@ -88,16 +90,37 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The running service."""
-    running = start_service(tmp_path_factory.mktemp("service"))
+@contextlib.contextmanager
+def running_service(
+    folder: Path, args: Mapping[str, object] | None = None, **environment: str
+) -> Iterator[RunningService]:
+    """A service that is ready; it ends with the block.
+
+    Args:
+        folder: As for ``start_service``.
+        args: Replace some of the application's ``args:``.
+        environment: More variables.
+    """
+    arguments = []
+    if args:
+        config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+        config["applications"][0]["args"] |= args
+        arguments = [str(folder / "serve_config.yaml")]
+        (folder / "serve_config.yaml").write_text(yaml.safe_dump(config))
+    running = start_service(folder, arguments, **environment)
     try:
         wait_until_ready(running)
         yield running
     finally:
         if running.process.poll() is None:
             running.stop()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The running service."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -6,15 +6,16 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import httpx
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from tests.system.conftest import ROOT, RunningService, start_service, wait_until_ready
+from tests.system.conftest import ROOT, RunningService, running_service
 from tests.system.test_service import REMOVE, assert_same_outside, decoded, wait_until_done
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -33,28 +34,19 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[RunningService]:
     """A service of its own, which may load them and has all the time it needs."""
-    folder = tmp_path_factory.mktemp("networks")
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    config["applications"][0]["args"] |= {"allow_unpinned": True, "device": "cpu"}
-    (folder / "serve_config.yaml").write_text(yaml.safe_dump(config))
-    running = start_service(
-        folder,
-        [str(folder / "serve_config.yaml")],
+    with running_service(
+        tmp_path_factory.mktemp("networks"),
+        {"allow_unpinned": True, "device": "cpu"},
         MODELS_DIR=str(models_dir),
-        BIREFNET_PROCESSING_TIMEOUT_SEC="120",
-    )
-    try:
-        wait_until_ready(running)
+        BIREFNET_PROCESSING_TIMEOUT_SEC="200",
+    ) as running:
         yield running
-    finally:
-        if running.process.poll() is None:
-            running.stop()
 
 
 @pytest.fixture
 def patient(service: RunningService) -> Iterator[httpx.Client]:
     """A client that waits as long as the service does."""
-    with httpx.Client(base_url=service.url, timeout=150) as http:
+    with httpx.Client(base_url=service.url, timeout=250) as http:
         yield http
 
 
@@ -89,3 +81,25 @@ def test_a_job_goes_through_mobile_sam_and_lama(patient: httpx.Client, photo: Pa
         mask, filled = (decoded(files[f"{kind}_{index}.png"].content) for kind in ("mask", "inpainted"))
         assert_same_outside(decoded(files["original.png"].content), filled, mask, status["refine_radius_px"])
     assert patient.delete(f"/cleanup/{job_id}").status_code == 200
+
+
+def test_under_load_each_network_takes_several_at_once(patient: httpx.Client, photo: Path) -> None:
+    data = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(photo)), (192, 160)))[1].tobytes()
+
+    def remove(_: int) -> int:
+        return patient.post(REMOVE, files={"image": data}).status_code
+
+    def run_job(_: int) -> str:
+        job_id = patient.post("/upload", files={"file": data}).json()["job_id"]
+        taps = {"coordinates_list": [[60, 50], [130, 110]]}
+        assert patient.post("/segment", params={"job_id": job_id}, json=taps).status_code == 200
+        return str(wait_until_done(patient, job_id)["status"])
+
+    with ThreadPoolExecutor(7) as callers:
+        removals, jobs = callers.map(remove, range(3)), callers.map(run_job, range(4))
+        assert list(removals) == [200] * 3
+        assert list(jobs) == ["ready"] * 4
+    health = patient.get("/health").json()
+    assert (health["status"], health["models"]) == ("healthy", VERSIONS)
+    largest = {name: max(map(int, sizes)) for name, sizes in health["batch_sizes"].items()}
+    assert min(largest.values()) > 1, health["batch_sizes"]
