@@ -1,0 +1,182 @@
+"""Measures the networks: how much faster than the straightforward ones, how faithful, in how much memory.
+
+    .venv/bin/python scripts/benchmark_networks.py                              # every case, on two threads
+    .venv/bin/python scripts/benchmark_networks.py --only lite,lama --rounds 7 --json FILE
+    .venv/bin/python scripts/benchmark_networks.py --engines torch,openvino,openvino:bf16
+
+On a CPU the engines of the ladder run in turns with the straightforward eager float32 network (row-wise grid-sampling
+for BiRefNet), in one process and on one photo: ratios are of neighbours in time, so a busy machine slows both sides.
+Times are those of whole engines, arrays in and arrays out. Then each engine starts twice in processes of its own, for
+its memory and for what the compiled model on disk saves the second time.
+
+Weights are those of the models folder; what is missing there is made up (``scripts/write_synthetic_weights.py``).
+Without ``--models-dir`` everything is made up, in a folder that is deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from any folder
+
+from scripts.benchmark import machine
+from scripts.network_benchmarks.candidates import Candidate
+from scripts.network_benchmarks.cases import CASES, Case
+from scripts.network_benchmarks.cpu import HALF_GAIN, CaseReport, CpuOptions, measure_case
+from scripts.network_benchmarks.quick import add_tiny_birefnet, quick_case
+from scripts.network_benchmarks.ratios import table
+from scripts.network_benchmarks.verdicts import Result, judge
+
+ENGINES = "torch,openvino,openvino:bf16"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return _on_the_cpu(options, options.models_dir or Path(folder))
+
+
+def _on_the_cpu(options: argparse.Namespace, models_dir: Path) -> int:
+    if options.quick:
+        add_tiny_birefnet()
+    cases = {name: quick_case(name) if options.quick else CASES[name] for name in options.only}
+    settings = CpuOptions(
+        models_dir,
+        threads=options.threads,
+        rounds=options.rounds,
+        half_gain=options.half_gain,
+        starts=options.starts,
+        more=options.more,
+        quick=options.quick,
+    )
+    facts = machine()
+    print(f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {options.threads} threads, ", end="")
+    print(f"load {os.getloadavg()[0]:.1f} at the beginning; torch {facts['torch']}")
+    print(f"about {estimate_s(cases.values(), options.engines, settings) / 60:.0f} min, compiling not counted")
+    told: list[dict[str, Any]] = []
+    missed = 0
+    for name, case in cases.items():
+        with tqdm(desc=name, unit="step", total=steps(case, options.engines, settings), disable=None) as bar:
+            report = measure_case(name, case, options.engines, settings, partial(_advance, bar))
+        verdicts = judge(name, report.results)
+        missed += sum(verdict.is_met is False for verdict in verdicts)
+        print("", describe(report), *verdicts, sep="\n")
+        told.append({**dataclasses.asdict(report), "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts]})
+        if options.json:
+            _write(options.json, {"machine": facts, "threads": options.threads, "cases": told})
+    return int(options.strict and missed > 0)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=_names, default=list(CASES), help=f"of {','.join(CASES)}")
+    parser.add_argument("--engines", type=_engines, default=_engines(ENGINES), help=f"{ENGINES} by default")
+    parser.add_argument("--models-dir", type=Path, help="folder of weights; made-up ones if left out")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of every engine")
+    parser.add_argument("--rounds", type=int, help="how often each engine runs; by default it depends on the case")
+    parser.add_argument("--starts", type=int, default=2, help="processes that start each engine; 0 for none")
+    parser.add_argument("--more", type=int, default=2, help="images in each of those processes after the first")
+    parser.add_argument(
+        "--half-gain",
+        type=float,
+        default=HALF_GAIN,
+        help="what BiRefNet's made-up decoder weights are multiplied by where half precision is judged: at the "
+        "goldens' gains of 1.5 they amplify rounding far more than trained ones do; by default 2/3, so gains of 1",
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny networks and windows, to try this program")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
+    parser.add_argument("--json", type=Path, help="write everything to this file as well")
+    return parser.parse_args(arguments)
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in CASES]:
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; known are {', '.join(CASES)}")
+    return names
+
+
+def _engines(text: str) -> list[Candidate]:
+    try:
+        return [Candidate.parse(name) for name in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def estimate_s(cases: Iterable[Case], candidates: Sequence[Candidate], options: CpuOptions) -> float:
+    """Roughly how long it takes, in seconds; an engine is taken to need half of the straightforward network's time."""
+    total = 0.0
+    for case in cases:
+        runs = (options.rounds or case.rounds) + 1 + options.starts * (1 + options.more)
+        total += case.baseline_s * runs * (1 + len(candidates) / 2) + 4 * options.starts * (1 + len(candidates))
+    return total
+
+
+def steps(case: Case, candidates: Sequence[Candidate], options: CpuOptions) -> int:
+    """What ``measure_case`` tells of, if every engine runs."""
+    engines = 1 + len(candidates)
+    half = sum(candidate.precision != "float32" for candidate in candidates)
+    return 1 + 2 * engines + (options.rounds or case.rounds) * engines + half + engines
+
+
+def _advance(bar: Any, what: str) -> None:
+    bar.set_postfix_str(what)
+    bar.update()
+
+
+def describe(report: CaseReport) -> str:
+    """A table of the case's engines, and why some did not run."""
+    heading = [
+        "engine",
+        "best s",
+        "median s",
+        "faster, by rounds",
+        "by bests",
+        "first start s",
+        "then s",
+        "MiB",
+        "peak",
+    ]
+    rows = [_row(result) for result in report.results if result.refusal is None]
+    lines = [f"{report.name}: {report.model}, {report.rounds} rounds", table(heading, rows)]
+    for result in report.results:
+        if result.figures:
+            lines.append(f"{result.candidate}: " + ", ".join(map(str, result.figures)))
+        if result.refusal is not None:
+            lines.append(f"{result.candidate}: not run: {result.refusal}")
+    return "\n".join(lines)
+
+
+def _row(result: Result) -> list[str]:
+    speed = ["", ""] if result.speedup is None else [str(result.speedup), f"{result.speedup.of_bests:.2f}x"]
+    starts = ["", "", "", ""]
+    if result.starts:
+        first, last = result.starts[0], result.starts[-1]
+        starts = [f"{first.ready_s:.1f}", f"{last.ready_s:.1f}", f"{last.resident_mib:.0f}", f"{last.peak_mib:.0f}"]
+    return [
+        str(result.candidate),
+        f"{min(result.seconds):.3f}",
+        f"{statistics.median(result.seconds):.3f}",
+        *speed,
+        *starts,
+    ]
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
