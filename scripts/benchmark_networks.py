@@ -164,7 +164,8 @@ def _row(result: Result) -> list[str]:
     starts = ["", "", "", ""]
     if result.starts:
         first, last = result.starts[0], result.starts[-1]
-        starts = [f"{first.ready_s:.1f}", f"{last.ready_s:.1f}", f"{last.resident_mib:.0f}", f"{last.peak_mib:.0f}"]
+        then = f"{last.ready_s:.1f}" if len(result.starts) > 1 else ""
+        starts = [f"{first.ready_s:.1f}", then, f"{last.resident_mib:.0f}", f"{last.peak_mib:.0f}"]
     return [
         str(result.candidate),
         f"{min(result.seconds):.3f}",

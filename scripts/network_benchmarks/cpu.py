@@ -16,7 +16,7 @@ from pipeline.models.weights import VerifiedWeights
 from pipeline.models.zoo import VARIANTS
 from scripts.network_benchmarks.candidates import BASELINE, Candidate, load
 from scripts.network_benchmarks.cases import Case, Figure, MattingCase
-from scripts.network_benchmarks.model_files import find_or_write, lower_gains
+from scripts.network_benchmarks.model_files import find_or_write, link_into, lower_gains
 from scripts.network_benchmarks.ratios import interleave, speedup
 from scripts.network_benchmarks.starts import StartRequest, measure_start
 from scripts.network_benchmarks.verdicts import Result
@@ -65,21 +65,27 @@ class CaseReport:
 def measure_case(
     name: str, case: Case, candidates: Sequence[Candidate], options: CpuOptions, step: Callable[[str], object]
 ) -> CaseReport:
-    """Speed, faithfulness, starts and memory of every candidate; ``step`` is told what was done."""
+    """Speed, faithfulness, starts and memory of every candidate; ``step`` is told what was done.
+
+    Engines work in a folder of their own beside the weights, so that none finds what was compiled before: the first
+    start compiles, all that follows does not.
+    """
     weights = find_or_write(VARIANTS[case.variant], options.models_dir)
     step("weights")
     report = CaseReport(name, weights.model_version, options.rounds or case.rounds)
     report.results = [Result(BASELINE), *(Result(candidate) for candidate in candidates)]
-    _measure_speed(case, report, options, step)
-    for result in report.results:
-        if result.refusal is None and result.candidate.precision != "float32":
-            if judged := _at_lower_gains(case, result.candidate, weights, options):
-                result.figures = [dataclasses.replace(figure, limit=None) for figure in result.figures] + judged
-            step(f"{result.candidate} at lower gains")
-    for result in report.results:
-        if result.refusal is None:
-            _measure_starts(name, result, options)
+    with tempfile.TemporaryDirectory(dir=options.models_dir) as folder:
+        link_into(weights, Path(folder))
+        there = dataclasses.replace(options, models_dir=Path(folder))
+        for result in report.results:
+            _measure_starts(name, result, there)
             step(f"starts of {result.candidate}")
+        _measure_speed(case, report, there, step)
+        for result in report.results:
+            if result.refusal is None and result.candidate.precision != "float32":
+                if judged := _at_lower_gains(case, result.candidate, weights, there):
+                    result.figures = [dataclasses.replace(figure, limit=None) for figure in result.figures] + judged
+                step(f"{result.candidate} at lower gains")
     return report
 
 
@@ -87,6 +93,8 @@ def _measure_speed(case: Case, report: CaseReport, options: CpuOptions, step: Ca
     calls: dict[str, Callable[[], object]] = {}
     expected: Any = None
     for result in report.results:
+        if result.refusal is not None:
+            continue
         try:
             engine = load(case.variant, result.candidate, options.engine_options)
         except ModelNotLoaded as refusal:
@@ -137,4 +145,7 @@ def _measure_starts(name: str, result: Result, options: CpuOptions) -> None:
         more=options.more,
         quick=options.quick,
     )
-    result.starts = [measure_start(request) for _ in range(options.starts)]
+    try:
+        result.starts = [measure_start(request) for _ in range(options.starts)]
+    except ModelNotLoaded as refusal:
+        result.refusal = refusal.detail

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.files import part_of, publish
-from pipeline.models.sidecar import record
+from pipeline.models.sidecar import record, sidecar_path
 from pipeline.models.weights import VerifiedWeights, find_weights
 from pipeline.models.zoo import Variant
 from scripts.write_synthetic_weights import write
@@ -33,6 +33,13 @@ def find_or_write(variant: Variant, models_dir: Path) -> VerifiedWeights:
     if not any((models_dir / name).exists() for name in names):
         write(variant, models_dir)
     return find_weights(models_dir, variant, allow_unpinned=True)
+
+
+def link_into(weights: VerifiedWeights, folder: Path) -> None:
+    """The weight file and its sidecar, if it has one, under the same names in another folder."""
+    for path in (weights.path, sidecar_path(weights.path)):
+        if path.exists():
+            (folder / path.name).symlink_to(path.resolve())
 
 
 def lower_gains(weights: VerifiedWeights, factor: float, models_dir: Path) -> VerifiedWeights:

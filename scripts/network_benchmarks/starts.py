@@ -72,7 +72,8 @@ def measure_start(request: StartRequest) -> Start:
     Raises:
         ModelNotLoaded: It did not start; the text is the process's last line.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(request.threads)}
+    # A model compiled for another purpose must not be found: caches are looked for beside the weights only.
+    environment = {**os.environ, "XDG_CACHE_HOME": request.models_dir}
     process = subprocess.run(
         [sys.executable, __file__, json.dumps(dataclasses.asdict(request)), str(time.monotonic())],
         capture_output=True,
@@ -82,7 +83,7 @@ def measure_start(request: StartRequest) -> Start:
     )
     if process.returncode:
         last = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise ModelNotLoaded(f"The engine did not start: {last[0]}")
+        raise ModelNotLoaded(last[0])
     return Start(**json.loads(process.stdout.splitlines()[-1]))
 
 
@@ -111,5 +112,14 @@ def start(request: StartRequest, began: float) -> Start:
     return Start(ready_s, resident_mib, peak_mib, memory_mib("VmRSS") - resident_mib)
 
 
+def main() -> int:
+    try:
+        print(json.dumps(dataclasses.asdict(start(StartRequest(**json.loads(sys.argv[1])), float(sys.argv[2])))))
+    except ModelNotLoaded as refusal:
+        print(refusal.detail, file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(json.dumps(dataclasses.asdict(start(StartRequest(**json.loads(sys.argv[1])), float(sys.argv[2])))))
+    sys.exit(main())

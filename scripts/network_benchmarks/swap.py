@@ -11,8 +11,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def swap(network: nn.Module, kind: type[Module], make: Callable[[Module], nn.Module]) -> None:
-    """Puts ``make(module)`` in the place of every module of exactly this kind; names of its parameters may stay."""
-    places = [(name, module) for name, module in network.named_modules() if type(module) is kind]
+    """Puts ``make(module)`` in the place of every module of exactly this kind inside ``network``."""
+    places = [(name, module) for name, module in network.named_modules() if name and type(module) is kind]
     for name, module in places:
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, make(module))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from scripts.network_benchmarks.candidates import Candidate
+from scripts.network_benchmarks.candidates import BASELINE, Candidate
 from scripts.network_benchmarks.cases import Figure
 from scripts.network_benchmarks.ratios import Speedup
 from scripts.network_benchmarks.starts import Start
@@ -67,7 +67,7 @@ def judge(case: str, results: Sequence[Result], targets: Mapping[str, Target] = 
     target = targets.get(case)
     if target is None:
         return []
-    fit = [r for r in results if r.speedup and r.is_faithful]
+    fit = [r for r in results if r.candidate != BASELINE and r.speedup and r.is_faithful]
     if target.float32_only:
         fit = [r for r in fit if r.candidate.precision == "float32"]
     asked = f"{case} at least {target.speedup:g}x faster"

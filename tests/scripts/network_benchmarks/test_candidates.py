@@ -14,7 +14,7 @@ from pipeline.models.zoo import VARIANTS
 from scripts.network_benchmarks.candidates import BASELINE, Candidate, load
 from scripts.network_benchmarks.cases import MattingCase
 from scripts.network_benchmarks.cpu import CpuOptions, measure_case
-from scripts.network_benchmarks.model_files import AMPLIFYING, find_or_write, lower_gains
+from scripts.network_benchmarks.model_files import AMPLIFYING, find_or_write, link_into, lower_gains
 from scripts.network_benchmarks.quick import add_tiny_birefnet
 from scripts.network_benchmarks.torch_candidates import load_network
 
@@ -54,6 +54,14 @@ def test_made_up_weights_are_written_only_where_there_are_none(tmp_path: Path) -
     with pytest.raises(ModelNotLoaded, match="damaged"):
         find_or_write(VARIANTS["tiny"], tmp_path)
     assert first.path.read_bytes() == b"something else"
+
+
+def test_engines_find_the_weights_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    weights = find_or_write(VARIANTS["tiny"], tmp_path)
+    (tmp_path / "own").mkdir()
+    link_into(weights, tmp_path / "own")
+    found = find_weights(tmp_path / "own", VARIANTS["tiny"], allow_unpinned=True)
+    assert (found.sha256, found.path.parent) == (weights.sha256, tmp_path / "own")
 
 
 def test_lower_gains_touch_the_amplifying_convolutions_only(tmp_path: Path) -> None:

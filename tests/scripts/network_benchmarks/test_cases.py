@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scripts.network_benchmarks.candidates import Candidate
+from scripts.network_benchmarks.candidates import BASELINE, Candidate
 from scripts.network_benchmarks.cases import (
     CASES,
     EncodeCase,
@@ -85,6 +85,12 @@ def test_the_fastest_engine_that_keeps_the_limits_is_judged() -> None:
     assert speed.is_met is False
     assert "by torch" in speed.text
     assert memory.is_met is None
+
+
+def test_the_straightforward_network_is_no_answer_to_itself() -> None:
+    itself = Result(BASELINE, speedup=speedup([1.0], [1.0]))
+    slower = Result(Candidate("torch"), speedup=speedup([1.0], [2.0]))
+    assert "0.50x (0.50 to 0.50) by torch" in judge("lama", [itself, slower], TARGETS)[0].text
 
 
 def test_half_precision_counts_only_where_it_may() -> None:
