@@ -3,11 +3,16 @@
     .venv/bin/python scripts/benchmark_networks.py                              # every case, on two threads
     .venv/bin/python scripts/benchmark_networks.py --only lite,lama --rounds 7 --json FILE
     .venv/bin/python scripts/benchmark_networks.py --engines torch,openvino,openvino:bf16
+    .venv/bin/python scripts/benchmark_networks.py --device cuda --batches 1,2,4,8
 
 On a CPU the engines of the ladder run in turns with the straightforward eager float32 network (row-wise grid-sampling
 for BiRefNet), in one process and on one photo: ratios are of neighbours in time, so a busy machine slows both sides.
 Times are those of whole engines, arrays in and arrays out. Then each engine starts twice in processes of its own, for
 its memory and for what the compiled model on disk saves the second time.
+
+With ``--device cuda`` (not run yet: no GPU was at hand) the networks run in batches, in float32, in half precision, and
+without launch overhead: milliseconds per image, images per second, peak memory, and the floors by operations and by
+bytes at the peaks of a large product and a large copy, measured in the same run.
 
 Weights are those of the models folder; what is missing there is made up (``scripts/write_synthetic_weights.py``).
 Without ``--models-dir`` everything is made up, in a folder that is deleted afterwards.
@@ -16,28 +21,32 @@ Without ``--models-dir`` everything is made up, in a folder that is deleted afte
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from any folder
 
+from pipeline.models.zoo import VARIANTS
 from scripts.benchmark import machine
 from scripts.network_benchmarks.candidates import Candidate
 from scripts.network_benchmarks.cases import CASES, Case
-from scripts.network_benchmarks.cpu import HALF_GAIN, CaseReport, CpuOptions, measure_case
+from scripts.network_benchmarks.cpu import HALF_GAIN, CpuOptions, measure_case
+from scripts.network_benchmarks.gpu import BATCHES, GPU_CASES, GpuRow, Peaks, measure_gpu_case
+from scripts.network_benchmarks.model_files import find_or_write
 from scripts.network_benchmarks.quick import add_tiny_birefnet, quick_case
-from scripts.network_benchmarks.ratios import table
-from scripts.network_benchmarks.verdicts import Result, judge
+from scripts.network_benchmarks.reports import case_table, describe_floor, describe_peaks, gpu_table
+from scripts.network_benchmarks.torch_candidates import load_network
+from scripts.network_benchmarks.verdicts import judge
 
 ENGINES = "torch,openvino,openvino:bf16"
 
@@ -45,7 +54,8 @@ ENGINES = "torch,openvino,openvino:bf16"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        return _on_the_cpu(options, options.models_dir or Path(folder))
+        models_dir = options.models_dir or Path(folder)
+        return _on_the_gpu(options, models_dir) if options.device == "cuda" else _on_the_cpu(options, models_dir)
 
 
 def _on_the_cpu(options: argparse.Namespace, models_dir: Path) -> int:
@@ -65,18 +75,45 @@ def _on_the_cpu(options: argparse.Namespace, models_dir: Path) -> int:
     print(f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {options.threads} threads, ", end="")
     print(f"load {os.getloadavg()[0]:.1f} at the beginning; torch {facts['torch']}")
     print(f"about {estimate_s(cases.values(), options.engines, settings) / 60:.0f} min, compiling not counted")
+    torch.set_num_threads(options.threads)
+    side, megabytes = (128, 4) if options.quick else (2048, 128)
+    peaks = Peaks.measure(torch.device("cpu"), [torch.float32], side=side, megabytes=megabytes)
+    print(describe_peaks(peaks))
     told: list[dict[str, Any]] = []
     missed = 0
     for name, case in cases.items():
         with tqdm(desc=name, unit="step", total=steps(case, options.engines, settings), disable=None) as bar:
             report = measure_case(name, case, options.engines, settings, partial(_advance, bar))
         verdicts = judge(name, report.results)
+        work = None if options.quick else GPU_CASES[name].work(1)
         missed += sum(verdict.is_met is False for verdict in verdicts)
-        print("", describe(report), *verdicts, sep="\n")
-        told.append({**dataclasses.asdict(report), "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts]})
+        print("", case_table(report), *([describe_floor(work, peaks)] if work else []), *verdicts, sep="\n")
+        told.append(
+            {**asdict(report), "work": work and asdict(work), "verdicts": [asdict(verdict) for verdict in verdicts]}
+        )
         if options.json:
             _write(options.json, {"machine": facts, "threads": options.threads, "cases": told})
     return int(options.strict and missed > 0)
+
+
+def _on_the_gpu(options: argparse.Namespace, models_dir: Path) -> int:
+    if not torch.cuda.is_available():
+        print(f"benchmark_networks: PyTorch {torch.__version__} sees no GPU", file=sys.stderr)
+        return 1
+    device = torch.device("cuda")
+    peaks = Peaks.measure(device, [torch.float32, torch.float16, torch.bfloat16], side=8192, megabytes=1024)
+    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}; {describe_peaks(peaks)}")
+    rows: list[GpuRow] = []
+    for name in options.only:
+        case = GPU_CASES[name]
+        network = load_network(find_or_write(VARIANTS[case.variant], models_dir))
+        measured = measure_gpu_case(name, case, network, device, peaks, batches=options.batches)
+        for row in tqdm(measured, desc=name, unit="row", total=3 * len(options.batches), disable=None):
+            rows.append(row)
+        print(gpu_table([row for row in rows if row.case == name]), end="\n\n")
+        if options.json:
+            _write(options.json, {"device": torch.cuda.get_device_name(device), "rows": list(map(asdict, rows))})
+    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -84,6 +121,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=_names, default=list(CASES), help=f"of {','.join(CASES)}")
     parser.add_argument("--engines", type=_engines, default=_engines(ENGINES), help=f"{ENGINES} by default")
     parser.add_argument("--models-dir", type=Path, help="folder of weights; made-up ones if left out")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batches", type=_numbers, default=list(BATCHES), help="images at once on a GPU")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of every engine")
     parser.add_argument("--rounds", type=int, help="how often each engine runs; by default it depends on the case")
     parser.add_argument("--starts", type=int, default=2, help="processes that start each engine; 0 for none")
@@ -106,6 +145,10 @@ def _names(text: str) -> list[str]:
     if unknown := [name for name in names if name not in CASES]:
         raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; known are {', '.join(CASES)}")
     return names
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _engines(text: str) -> list[Candidate]:
@@ -134,45 +177,6 @@ def steps(case: Case, candidates: Sequence[Candidate], options: CpuOptions) -> i
 def _advance(bar: Any, what: str) -> None:
     bar.set_postfix_str(what)
     bar.update()
-
-
-def describe(report: CaseReport) -> str:
-    """A table of the case's engines, and why some did not run."""
-    heading = [
-        "engine",
-        "best s",
-        "median s",
-        "faster, by rounds",
-        "by bests",
-        "first start s",
-        "then s",
-        "MiB",
-        "peak",
-    ]
-    rows = [_row(result) for result in report.results if result.refusal is None]
-    lines = [f"{report.name}: {report.model}, {report.rounds} rounds", table(heading, rows)]
-    for result in report.results:
-        if result.figures:
-            lines.append(f"{result.candidate}: " + ", ".join(map(str, result.figures)))
-        if result.refusal is not None:
-            lines.append(f"{result.candidate}: not run: {result.refusal}")
-    return "\n".join(lines)
-
-
-def _row(result: Result) -> list[str]:
-    speed = ["", ""] if result.speedup is None else [str(result.speedup), f"{result.speedup.of_bests:.2f}x"]
-    starts = ["", "", "", ""]
-    if result.starts:
-        first, last = result.starts[0], result.starts[-1]
-        then = f"{last.ready_s:.1f}" if len(result.starts) > 1 else ""
-        starts = [f"{first.ready_s:.1f}", then, f"{last.resident_mib:.0f}", f"{last.peak_mib:.0f}"]
-    return [
-        str(result.candidate),
-        f"{min(result.seconds):.3f}",
-        f"{statistics.median(result.seconds):.3f}",
-        *speed,
-        *starts,
-    ]
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:
