@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.ladder import EngineOptions
-from pipeline.models.weights import VerifiedWeights
 from pipeline.models.zoo import VARIANTS
 from scripts.network_benchmarks.candidates import BASELINE, Candidate, load
 from scripts.network_benchmarks.cases import Case, Figure, MattingCase
@@ -47,10 +45,6 @@ class CpuOptions:
     more: int = 2
     quick: bool = False
 
-    @property
-    def engine_options(self) -> EngineOptions:
-        return EngineOptions(threads=self.threads, models_dir=self.models_dir, allow_unpinned=True)
-
 
 @dataclass
 class CaseReport:
@@ -67,85 +61,95 @@ def measure_case(
 ) -> CaseReport:
     """Speed, faithfulness, starts and memory of every candidate; ``step`` is told what was done.
 
-    Engines work in a folder of their own beside the weights, so that none finds what was compiled before: the first
-    start compiles, all that follows does not.
+    Engines work in folders of their own beside the weights, so that none finds what was compiled before: the first
+    start compiles, all that follows does not. Half precision of a synthetic BiRefNet has weights of lower gains, and is
+    compared with the straightforward network on the same ones.
     """
     weights = find_or_write(VARIANTS[case.variant], options.models_dir)
     step("weights")
     report = CaseReport(name, weights.model_version, options.rounds or case.rounds)
     report.results = [Result(BASELINE), *(Result(candidate) for candidate in candidates)]
     with tempfile.TemporaryDirectory(dir=options.models_dir) as folder:
-        link_into(weights, Path(folder))
-        there = dataclasses.replace(options, models_dir=Path(folder))
-        for result in report.results:
-            _measure_starts(name, result, there)
+        exact = half = _Place(case, Path(folder) / "exact", options)
+        link_into(weights, exact.folder)
+        is_judged_apart = isinstance(case, MattingCase) and weights.origin == "synthetic"
+        if is_judged_apart and any(candidate.precision != "float32" for candidate in candidates):
+            half = _Place(case, Path(folder) / "half", options, options.half_gain)
+            lower_gains(weights, options.half_gain, half.folder)
+        places = [exact if result.candidate.precision == "float32" else half for result in report.results]
+        for result, place in zip(report.results, places, strict=True):
+            place.measure_starts(name, result)
             step(f"starts of {result.candidate}")
-        _measure_speed(case, report, there, step)
-        for result in report.results:
-            if result.refusal is None and result.candidate.precision != "float32":
-                if judged := _at_lower_gains(case, result.candidate, weights, there):
-                    result.figures = [dataclasses.replace(figure, limit=None) for figure in result.figures] + judged
-                step(f"{result.candidate} at lower gains")
+        _measure_speed(report, places, step)
     return report
 
 
-def _measure_speed(case: Case, report: CaseReport, options: CpuOptions, step: Callable[[str], object]) -> None:
+class _Place:
+    """A folder of weights, and what the straightforward network answers with them.
+
+    Args:
+        case: What is asked.
+        folder: It is made.
+        options: How to measure; the folder of weights there does not count.
+        gain: What the synthetic weights were multiplied by, or None.
+    """
+
+    def __init__(self, case: Case, folder: Path, options: CpuOptions, gain: float | None = None) -> None:
+        self.case, self.folder, self._options, self._gain = case, folder, options, gain
+        self._expected: Any = None
+        folder.mkdir(parents=True)
+
+    def load(self, candidate: Candidate) -> Any:
+        """The engine. Raises ``ModelNotLoaded``."""
+        options = EngineOptions(threads=self._options.threads, models_dir=self.folder, allow_unpinned=True)
+        return load(self.case.variant, candidate, options)
+
+    def figures(self, candidate: Candidate, engine: Any) -> list[Figure]:
+        """How far the engine is from the straightforward network with the same weights."""
+        if self._expected is None:
+            self._expected = self.case.answer(self.load(BASELINE))
+            gc.collect()
+        answer = self.case.answer(engine)  # and with it everything has run once
+        found = self.case.figures(self._expected, answer, is_float32=candidate.precision == "float32")
+        if self._gain is None:
+            return found
+        spread = Figure("where alpha's std is", float(self._expected.std()))
+        return [*(replace(figure, name=f"{figure.name} at gains x{self._gain:.2g}") for figure in found), spread]
+
+    def measure_starts(self, name: str, result: Result) -> None:
+        request = StartRequest(
+            case=name,
+            engine=result.candidate.engine,
+            precision=result.candidate.precision,
+            models_dir=str(self.folder),
+            threads=self._options.threads,
+            more=self._options.more,
+            quick=self._options.quick,
+        )
+        try:
+            result.starts = [measure_start(request) for _ in range(self._options.starts)]
+        except ModelNotLoaded as refusal:
+            result.refusal = refusal.detail
+
+
+def _measure_speed(report: CaseReport, places: Sequence[_Place], step: Callable[[str], object]) -> None:
     calls: dict[str, Callable[[], object]] = {}
-    expected: Any = None
-    for result in report.results:
+    for result, place in zip(report.results, places, strict=True):
         if result.refusal is not None:
             continue
         try:
-            engine = load(case.variant, result.candidate, options.engine_options)
+            engine = place.load(result.candidate)
         except ModelNotLoaded as refusal:
             result.refusal = refusal.detail
             continue
-        finally:
-            step(f"{result.candidate} loaded")
-        answer = case.answer(engine)  # and with it everything has run once
-        if result.candidate == BASELINE:
-            expected = answer
-        else:
-            is_float32 = result.candidate.precision == "float32"
-            result.figures = case.figures(expected, answer, is_float32=is_float32)
-        calls[str(result.candidate)] = case.call(engine)
+        figures = place.figures(result.candidate, engine)
+        result.figures = [] if result.candidate == BASELINE else figures
+        calls[str(result.candidate)] = place.case.call(engine)
         step(f"{result.candidate} warm")
     seconds = interleave(calls, report.rounds, tick=lambda: step("round"))
-    baseline = seconds[str(BASELINE)]
     for result in report.results:
         result.seconds = seconds.get(str(result.candidate), [])
         if result.seconds:
-            result.speedup = speedup(baseline, result.seconds)
+            result.speedup = speedup(seconds[str(BASELINE)], result.seconds)
     calls.clear()
     gc.collect()  # the networks of this case, before those of the next
-
-
-def _at_lower_gains(case: Case, candidate: Candidate, weights: VerifiedWeights, options: CpuOptions) -> list[Figure]:
-    """The figures of ``candidate`` with synthetic BiRefNet weights that amplify rounding less; none for others."""
-    if not isinstance(case, MattingCase) or weights.origin != "synthetic":
-        return []
-    with tempfile.TemporaryDirectory(dir=options.models_dir) as folder:
-        lower_gains(weights, options.half_gain, Path(folder))
-        there = EngineOptions(threads=options.threads, models_dir=Path(folder), allow_unpinned=True)
-        answers = [case.answer(load(case.variant, one, there)) for one in (BASELINE, candidate)]
-    gc.collect()
-    spread = Figure("where alpha's std is", float(answers[0].std()))
-    judged = case.figures(*answers, is_float32=False)
-    named = [dataclasses.replace(figure, name=f"{figure.name} at gains x{options.half_gain:.2g}") for figure in judged]
-    return [*named, spread]
-
-
-def _measure_starts(name: str, result: Result, options: CpuOptions) -> None:
-    request = StartRequest(
-        case=name,
-        engine=result.candidate.engine,
-        precision=result.candidate.precision,
-        models_dir=str(options.models_dir),
-        threads=options.threads,
-        more=options.more,
-        quick=options.quick,
-    )
-    try:
-        result.starts = [measure_start(request) for _ in range(options.starts)]
-    except ModelNotLoaded as refusal:
-        result.refusal = refusal.detail

@@ -112,9 +112,18 @@ def test_a_case_tells_of_engines_that_do_not_run(tmp_path: Path) -> None:
 def test_half_precision_is_judged_at_lower_gains(tmp_path: Path) -> None:
     options = CpuOptions(tmp_path, threads=1, rounds=1, starts=0, half_gain=0.5)
     half = Candidate("torch", "bfloat16")
-    report = measure_case("lite", MattingCase("tiny", 1, 1), [half], options, lambda what: None)
-    as_is, judged, spread = report.results[1].figures
-    assert as_is.limit is None
-    assert (judged.name, judged.limit) == ("alpha MAE at gains x0.5", 0.002)
-    assert 0 < judged.value < as_is.value
-    assert spread.value > judged.value
+    report = measure_case("lite", MattingCase("tiny", 1, 1), [TORCH, half], options, lambda what: None)
+    _, exact, judged = report.results
+    assert [figure.name for figure in exact.figures] == ["alpha MAE"]
+    error, spread = judged.figures
+    assert (error.name, error.limit) == ("alpha MAE at gains x0.5", 0.002)
+    assert exact.figures[0].value < error.value < spread.value
+
+
+def test_nothing_is_left_beside_the_weights(tmp_path: Path) -> None:
+    options = CpuOptions(tmp_path, threads=1, rounds=1, starts=0)
+    measure_case("lite", MattingCase("tiny", 1, 1), [Candidate("torch", "bfloat16")], options, lambda what: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "BiRefNet-tiny.safetensors",
+        "BiRefNet-tiny.safetensors.json",
+    ]
