@@ -28,6 +28,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def _on_the_cpu(options: argparse.Namespace, models_dir: Path) -> int:
         more=options.more,
         quick=options.quick,
     )
-    facts = machine()
-    print(f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {options.threads} threads, ", end="")
-    print(f"load {os.getloadavg()[0]:.1f} at the beginning; torch {facts['torch']}")
+    facts = machine_facts()
+    print("{cpu}, {cores} cores, {memory_gib} GiB, bfloat16 by {bfloat16}, load {load}".format(**facts))
+    print("{threads} threads, torch {torch}, OpenVINO {openvino}".format(threads=options.threads, **facts))
     print(f"about {estimate_s(cases.values(), options.engines, settings) / 60:.0f} min, compiling not counted")
     torch.set_num_threads(options.threads)
     side, megabytes = (128, 4) if options.quick else (2048, 128)
@@ -156,6 +157,25 @@ def _engines(text: str) -> list[Candidate]:
         return [Candidate.parse(name) for name in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def machine_facts() -> dict[str, Any]:
+    """What the numbers are measured on, and how busy it is."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    bfloat16 = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
+    return {
+        **machine(),
+        "openvino": _version("openvino"),
+        "bfloat16": ", ".join(bfloat16) or "nothing",
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def estimate_s(cases: Iterable[Case], candidates: Sequence[Candidate], options: CpuOptions) -> float:
