@@ -15,7 +15,7 @@ from pipeline.models.ladder import EngineChoice, EngineOptions, Loaded, load_inp
 from pipeline.models.weights import find_weights
 from pipeline.models.zoo import VARIANTS, Network
 
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 _SHORT: Final[dict[str, Precision]] = {"f32": "float32", "bf16": "bfloat16"}
 _ON_THE_LADDER: Final[dict[Network, Callable[[EngineOptions], Loaded[Any]]]] = {
@@ -32,20 +32,24 @@ class Candidate:
 
     Attributes:
         engine: ``eager`` is the straightforward form; the others are the ladder's choices.
-        precision: What its arithmetic may be done in.
+        precision: What is asked for; ``auto`` leaves it to the engine, and has to keep the limits of float32.
     """
 
     engine: str
-    precision: Precision = "float32"
+    precision: Precision = "auto"
 
     def __str__(self) -> str:
-        return self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
+        return self.engine if self.precision == "auto" else f"{self.engine} {self.precision}"
+
+    @property
+    def is_half(self) -> bool:
+        return self.precision == "bfloat16"
 
     @classmethod
     def parse(cls, text: str) -> Candidate:
         """``openvino``, ``openvino:bfloat16`` or ``openvino:bf16``. Raises ``ValueError`` on anything else."""
         engine, _, precision = text.partition(":")
-        precision = _SHORT.get(precision, precision or "float32")
+        precision = _SHORT.get(precision, precision or "auto")
         if engine not in get_args(EngineChoice) or precision not in get_args(Precision):
             raise ValueError(f"'{text}' is no engine, or no precision of one")
         return cls(engine, cast(Precision, precision))
@@ -66,7 +70,7 @@ def load(variant: str, candidate: Candidate, options: EngineOptions) -> Any:
         ModelNotLoaded: It does not run here; the text says why.
     """
     row = VARIANTS[variant]
-    if candidate.engine == "eager" or (candidate.engine == "torch" and candidate.precision != "float32"):
+    if candidate.engine == "eager" or (candidate.engine == "torch" and candidate.is_half):
         from scripts.network_benchmarks import torch_candidates  # imports torch: only where it runs
 
         weights = find_weights(options.models_dir, row, allow_unpinned=options.allow_unpinned)
@@ -77,6 +81,6 @@ def load(variant: str, candidate: Candidate, options: EngineOptions) -> Any:
         changes["variant"] = variant
     if _HAS_PRECISION:
         changes["precision"] = candidate.precision
-    elif candidate.precision != "float32":
+    elif candidate.is_half:
         raise ModelNotLoaded(f"This release has no way to ask {candidate.engine} for {candidate.precision}.")
     return _ON_THE_LADDER[row.network](dataclasses.replace(options, **changes)).engine

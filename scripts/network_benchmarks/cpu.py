@@ -73,10 +73,10 @@ def measure_case(
         exact = half = _Place(case, Path(folder) / "exact", options)
         link_into(weights, exact.folder)
         is_judged_apart = isinstance(case, MattingCase) and weights.origin == "synthetic"
-        if is_judged_apart and any(candidate.precision != "float32" for candidate in candidates):
+        if is_judged_apart and any(candidate.is_half for candidate in candidates):
             half = _Place(case, Path(folder) / "half", options, options.half_gain)
             lower_gains(weights, options.half_gain, half.folder)
-        places = [exact if result.candidate.precision == "float32" else half for result in report.results]
+        places = [half if result.candidate.is_half else exact for result in report.results]
         for result, place in zip(report.results, places, strict=True):
             place.measure_starts(name, result)
             step(f"starts of {result.candidate}")
@@ -110,7 +110,7 @@ class _Place:
             self._expected = self.case.answer(self.load(BASELINE))
             gc.collect()
         answer = self.case.answer(engine)  # and with it everything has run once
-        found = self.case.figures(self._expected, answer, is_float32=candidate.precision == "float32")
+        found = self.case.figures(self._expected, answer, is_float32=not candidate.is_half)
         if self._gain is None:
             return found
         spread = Figure("where alpha's std is", float(self._expected.std()))

@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         speedup: How many times faster than the straightforward network, by an engine that keeps the limits.
-        float32_only: Whether engines of lower precision do not count.
+        float32_only: Whether engines asked for lower precision do not count.
         resident_mib: The most it may hold after a start that finds its compiled model; None if nothing is asked.
     """
 
@@ -69,7 +69,7 @@ def judge(case: str, results: Sequence[Result], targets: Mapping[str, Target] = 
         return []
     fit = [r for r in results if r.candidate != BASELINE and r.speedup and r.is_faithful]
     if target.float32_only:
-        fit = [r for r in fit if r.candidate.precision == "float32"]
+        fit = [r for r in fit if not r.candidate.is_half]
     asked = f"{case} at least {target.speedup:g}x faster"
     if not fit:
         return [Verdict(f"{asked}, by no engine that keeps the limits", False)]

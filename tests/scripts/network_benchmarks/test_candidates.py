@@ -34,7 +34,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("torch", TORCH),
         ("openvino:bf16", Candidate("openvino", "bfloat16")),
-        ("openvino:float32", Candidate("openvino")),
+        ("openvino:float32", Candidate("openvino", "float32")),
     ],
 )
 def test_a_candidate_is_written_as_engine_and_precision(text: str, candidate: Candidate) -> None:
