@@ -16,17 +16,8 @@ from scripts.network_benchmarks.work import Work
 
 def case_table(report: CaseReport) -> str:
     """A table of the case's engines, and why some did not run."""
-    heading = [
-        "engine",
-        "best s",
-        "median s",
-        "faster, by rounds",
-        "by bests",
-        "first start s",
-        "then s",
-        "MiB",
-        "peak",
-    ]
+    speed = ["best s", "median s", "faster, by rounds", "by bests"]
+    heading = ["engine", *speed, "first start s", "then s", "MiB", "peak", "grown"]
     rows = [_row(result) for result in report.results if result.refusal is None]
     lines = [f"{report.name}: {report.model}, {report.rounds} rounds", table(heading, rows)]
     for result in report.results:
@@ -39,18 +30,14 @@ def case_table(report: CaseReport) -> str:
 
 def _row(result: Result) -> list[str]:
     speed = ["", ""] if result.speedup is None else [str(result.speedup), f"{result.speedup.of_bests:.2f}x"]
-    starts = ["", "", "", ""]
+    starts = [""] * 5
     if result.starts:
         first, last = result.starts[0], result.starts[-1]
+        held = (last.resident_mib, last.peak_mib, last.grown_mib)
         then = f"{last.ready_s:.1f}" if len(result.starts) > 1 else ""
-        starts = [f"{first.ready_s:.1f}", then, f"{last.resident_mib:.0f}", f"{last.peak_mib:.0f}"]
-    return [
-        str(result.candidate),
-        f"{min(result.seconds):.3f}",
-        f"{statistics.median(result.seconds):.3f}",
-        *speed,
-        *starts,
-    ]
+        starts = [f"{first.ready_s:.1f}", then, *(f"{mib:.0f}" for mib in held)]
+    seconds = [f"{min(result.seconds):.3f}", f"{statistics.median(result.seconds):.3f}"]
+    return [str(result.candidate), *seconds, *speed, *starts]
 
 
 def gpu_table(rows: Sequence[GpuRow]) -> str:

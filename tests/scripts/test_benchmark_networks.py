@@ -62,11 +62,11 @@ def test_without_a_gpu_its_table_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_table_tells_what_ran_how_well_and_what_did_not() -> None:
     ran = Result(Candidate("torch"), seconds=[2.0, 1.0, 4.0], speedup=speedup([4.0, 2.0, 4.0], [2.0, 1.0, 4.0]))
-    ran.starts = [Start(60, 900, 950, 0), Start(3, 400, 450, 0)]
+    ran.starts = [Start(60, 900, 950, 0), Start(3, 400, 450, 7)]
     ran.figures = [Figure("alpha MAE", 0.01, 0.002)]
     refused = Result(Candidate("openvino", "bfloat16"), refusal="This CPU has none.")
     lines = case_table(CaseReport("lite", "BiRefNet-lite", 3, [ran, refused])).splitlines()
-    assert " ".join(lines[2].split()) == "torch 1.000 2.000 2.00x (1.00 to 2.00) 2.00x 60.0 3.0 400 450"
+    assert " ".join(lines[2].split()) == "torch 1.000 2.000 2.00x (1.00 to 2.00) 2.00x 60.0 3.0 400 450 7"
     assert lines[3:] == ["torch: alpha MAE 0.01 MISSED", "openvino bfloat16: not run: This CPU has none."]
 
 
