@@ -105,11 +105,14 @@ class _Place:
         return load(self.case.variant, candidate, options)
 
     def figures(self, candidate: Candidate, engine: Any) -> list[Figure]:
-        """How far the engine is from the straightforward network with the same weights."""
+        """How far the engine is from the straightforward network with the same weights; none for that one itself."""
+        answer = self.case.answer(engine)  # and with it everything has run once
+        if candidate == BASELINE:
+            self._expected = answer
+            return []
         if self._expected is None:
             self._expected = self.case.answer(self.load(BASELINE))
             gc.collect()
-        answer = self.case.answer(engine)  # and with it everything has run once
         found = self.case.figures(self._expected, answer, is_float32=not candidate.is_half)
         if self._gain is None:
             return found
@@ -142,8 +145,7 @@ def _measure_speed(report: CaseReport, places: Sequence[_Place], step: Callable[
         except ModelNotLoaded as refusal:
             result.refusal = refusal.detail
             continue
-        figures = place.figures(result.candidate, engine)
-        result.figures = [] if result.candidate == BASELINE else figures
+        result.figures = place.figures(result.candidate, engine)
         calls[str(result.candidate)] = place.case.call(engine)
         step(f"{result.candidate} warm")
     seconds = interleave(calls, report.rounds, tick=lambda: step("round"))

@@ -11,6 +11,7 @@ from pipeline.models import torch_engines
 from pipeline.models.ladder import EngineOptions
 from pipeline.models.weights import find_weights
 from pipeline.models.zoo import VARIANTS
+from scripts.network_benchmarks import cpu
 from scripts.network_benchmarks.candidates import BASELINE, Candidate, load
 from scripts.network_benchmarks.cases import MattingCase
 from scripts.network_benchmarks.cpu import CpuOptions, measure_case
@@ -127,3 +128,21 @@ def test_nothing_is_left_beside_the_weights(tmp_path: Path) -> None:
         "BiRefNet-tiny.safetensors",
         "BiRefNet-tiny.safetensors.json",
     ]
+
+
+def test_the_straightforward_network_is_loaded_once_for_each_set_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Candidate] = []
+
+    def counting(variant: str, candidate: Candidate, options: EngineOptions) -> object:
+        loaded.append(candidate)
+        return load(variant, candidate, options)
+
+    monkeypatch.setattr(cpu, "load", counting)
+    half = Candidate("torch", "bfloat16")
+    options = CpuOptions(tmp_path, threads=1, rounds=1, starts=0)
+    measure_case("lite", MattingCase("tiny", 1, 1), [TORCH], options, lambda what: None)
+    assert loaded == [BASELINE, TORCH]
+    measure_case("lite", MattingCase("tiny", 1, 1), [half], options, lambda what: None)
+    assert loaded[2:] == [BASELINE, half, BASELINE]
