@@ -23,7 +23,7 @@ from scripts.network_benchmarks.candidates import Candidate, load
 from scripts.network_benchmarks.cases import CASES
 from scripts.network_benchmarks.quick import add_tiny_birefnet, quick_case
 
-TIMEOUT_S: Final = 900
+TIMEOUT_S: Final = 1800
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,19 @@ class Start:
     grown_mib: float
 
 
-def measure_start(request: StartRequest) -> Start:
+def measure_start(request: StartRequest, *, timeout_s: float = TIMEOUT_S) -> Start:
     """Starts the engine in a process of its own.
 
     Raises:
-        ModelNotLoaded: It did not start; the text is the process's last line.
+        ModelNotLoaded: It did not start, or not in time.
     """
     # A model compiled for another purpose must not be found: caches are looked for beside the weights only.
     environment = {**os.environ, "XDG_CACHE_HOME": request.models_dir}
-    process = subprocess.run(
-        [sys.executable, __file__, json.dumps(dataclasses.asdict(request)), str(time.monotonic())],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=environment,
-    )
+    command = [sys.executable, __file__, json.dumps(dataclasses.asdict(request)), str(time.monotonic())]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+    except subprocess.TimeoutExpired:
+        raise ModelNotLoaded(f"There was no answer within {timeout_s:g} s.") from None
     if process.returncode:
         last = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         raise ModelNotLoaded(last[0])
