@@ -1,7 +1,8 @@
 """The networks on PyTorch: verified weights in, an engine on its device out.
 
 Precision on a GPU: BiRefNet runs in half, which its published weights are stored in. MobileSAM's encoder and LaMa's
-Fourier transforms do not bear that; both stay in float32, where cuDNN's convolutions use TF32.
+Fourier transforms do not bear that; both stay in float32, where cuDNN's convolutions use TF32. On a CPU LaMa has a form
+of its own, whose convolutions are bfloat16 where that is much quicker.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipeline.models.birefnet.shape import GENERAL, LITE, BiRefNetShape
 from pipeline.models.birefnet.weights import load_birefnet
 from pipeline.models.files import sha256_of
 from pipeline.models.guarded_engines import GuardedInpainting, GuardedMatting, GuardedSegmentation
+from pipeline.models.lama.cpu import CpuLama
 from pipeline.models.lama.network import LamaGenerator
 from pipeline.models.lama.predictor import LamaPredictor
 from pipeline.models.memory import memory_of
@@ -85,7 +87,8 @@ def inpainting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> Inpa
     with torch.device("meta"):
         network = LamaGenerator()
     load_weights(network, weights)
-    predictor = LamaPredictor(network, model_version=weights.model_version, device=device)
+    form = CpuLama(network) if device == "cpu" else network
+    predictor = LamaPredictor(form, model_version=weights.model_version, device=device)
     return GuardedInpainting(predictor, memory_of(device), on_cpu_instead(inpainting, weights, device))
 
 
