@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.lama import winograd
 from pipeline.models.lama.folded import FoldedBlock, FoldedFfc, FoldedFourierUnit, FoldedLama
 from pipeline.models.lama.fourier import RealFourier
 from pipeline.models.lama.network import LamaGenerator
@@ -32,7 +33,7 @@ class CpuLama(nn.Module):
         self.dtype = quickest_dtype() if dtype is None else dtype
         self.first = folded.first
         self.halving = folded.halving
-        self.blocks = nn.ModuleList(CpuBlock(cast(FoldedBlock, block)) for block in folded.blocks)
+        self.blocks = nn.ModuleList(CpuBlock(cast(FoldedBlock, block), self.dtype) for block in folded.blocks)
         self.doubling = folded.doubling
         self.last = folded.last
         self.to(dtype=self.dtype).eval()
@@ -53,10 +54,10 @@ class CpuLama(nn.Module):
         x = self.first(_mirrored(x, 3)).relu_()
         for conv in self.halving:
             x = conv(_mirrored(x, 1)).relu_()
-        framed = _mirrored(x, 1)
+        framed = _mirrored(x, 1)[0].permute(1, 2, 0)
         for block in self.blocks:
             block(framed)
-        x = _inside(framed)
+        x = framed[1:-1, 1:-1].permute(2, 0, 1)[None]
         for conv in self.doubling:
             x = conv(x).relu_()
         logits: Tensor = self.last(_mirrored(x, 3))  # (1, 3, H, W)
@@ -74,46 +75,96 @@ def quickest_dtype() -> torch.dtype:
 class CpuBlock(nn.Module):
     """A residual block that adds to a map where it stands."""
 
-    def __init__(self, block: FoldedBlock) -> None:
+    def __init__(self, block: FoldedBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv1 = CpuFfc(block.conv1)
-        self.conv2 = CpuFfc(block.conv2)
+        self.conv1 = CpuFfc(block.conv1, dtype)
+        self.conv2 = CpuFfc(block.conv2, dtype)
 
     def forward(self, framed: Tensor) -> None:
-        """Changes ``framed``, (1, C, h + 2, w + 2), its rim mirrored before and after."""
+        """Changes ``framed``, (h + 2, w + 2, C), its rim mirrored before and after."""
         between = torch.empty_like(framed)
-        for channels, result in self.conv1(framed):
-            torch.clamp_min(result, 0, out=_inside(between)[:, channels])
+        for part, y in zip(self._parts(between), self.conv1(framed), strict=True):
+            torch.clamp_min(y, 0, out=part)
         _mirror_rim(between)
-        for channels, result in self.conv2(between):
-            _inside(framed)[:, channels].add_(result.relu_())
+        for part, y in zip(self._parts(framed), self.conv2(between), strict=True):
+            part.add_(y.relu_())
         _mirror_rim(framed)
+
+    def _parts(self, framed: Tensor) -> tuple[Tensor, Tensor]:
+        inside, local_channels = framed[1:-1, 1:-1], self.conv1.local_channels
+        return inside[..., :local_channels], inside[..., local_channels:]
 
 
 class CpuFfc(nn.Module):
     """An FFC with its batch norm, up to the ReLU."""
 
-    def __init__(self, ffc: FoldedFfc) -> None:
+    def __init__(self, ffc: FoldedFfc, dtype: torch.dtype) -> None:
         super().__init__()
         self.local_channels = ffc.local_channels
-        self.to_local = ffc.to_local
-        self.local_to_global = ffc.local_to_global
+        self.convs = (TiledConvs if dtype == torch.float32 else DirectConvs)(ffc)
         self.weight1, self.bias1 = _constant(_matrix(ffc.conv1)), ffc.conv1.bias
         self.fourier_unit = CpuFourierUnit(ffc.fourier_unit)
         self.weight2 = _constant(_matrix(ffc.conv2))
 
-    def forward(self, framed: Tensor) -> list[tuple[slice, Tensor]]:
-        """Channels and what belongs there, (1, C, h, w), of a map (1, C_l + C_g, h + 2, w + 2) with a mirrored rim."""
-        local = slice(0, self.local_channels)
-        _, channels, height, width = framed.shape
-        rows = framed.permute(0, 2, 3, 1).view(height * width, channels)
+    def forward(self, framed: Tensor) -> tuple[Tensor, Tensor]:
+        """The local part (h, w, C_l) and the global part (h, w, C_g) for a map (h + 2, w + 2, C_l + C_g)."""
+        height, width, _ = framed.shape
+        rows = framed.flatten(0, 1)[:, self.local_channels :]
         assert self.bias1 is not None
         # Also on the rim, where no one needs it: that is cheaper than to cut it off.
-        h = torch.addmm(self.bias1, rows[:, self.local_channels :], self.weight1).relu_()
-        h = self.fourier_unit(h.view(height, width, -1)[1:-1, 1:-1]).flatten(0, 1)
-        y_g: Tensor = self.local_to_global(framed[:, local])
-        y_g.permute(0, 2, 3, 1).view(len(h), -1).addmm_(h, self.weight2)
-        return [(local, self.to_local(framed)), (slice(self.local_channels, channels), y_g)]
+        h = torch.addmm(self.bias1, rows, self.weight1).relu_().view(height, width, -1)
+        h = self.fourier_unit(h[1:-1, 1:-1])
+        y_l, y_g = self.convs(framed)
+        h = h.flatten(0, 1)
+        y_g.view(len(h), -1).addmm_(h, self.weight2)
+        return y_l, y_g
+
+
+class DirectConvs(nn.Module):
+    """The 3x3 convolutions of an FFC: all channels to the local part, local channels to the global part."""
+
+    def __init__(self, ffc: FoldedFfc) -> None:
+        super().__init__()
+        self.to_local = ffc.to_local
+        self.local_to_global = ffc.local_to_global
+
+    def forward(self, framed: Tensor) -> tuple[Tensor, Tensor]:
+        """(h + 2, w + 2, C_l + C_g) to (h, w, C_l) and (h, w, C_g)."""
+        x = framed.permute(2, 0, 1)[None]
+        y_l: Tensor = self.to_local(x)
+        y_g: Tensor = self.local_to_global(x[:, : self.local_to_global.in_channels])
+        return y_l[0].permute(1, 2, 0), y_g[0].permute(1, 2, 0)
+
+
+class TiledConvs(nn.Module):
+    """``DirectConvs`` in tiles, which both convolutions share."""
+
+    def __init__(self, ffc: FoldedFfc) -> None:
+        super().__init__()
+        self.to_local = _constant(winograd.weights_to_tiles(ffc.to_local.weight))
+        self.local_to_global = _constant(winograd.weights_to_tiles(ffc.local_to_global.weight))
+        assert ffc.to_local.bias is not None
+        assert ffc.local_to_global.bias is not None
+        self.bias = _constant(torch.cat([ffc.to_local.bias, ffc.local_to_global.bias]))
+
+    def forward(self, framed: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``DirectConvs.forward``."""
+        height, width, _ = framed.shape
+        local_channels = self.to_local.shape[2]
+        y = torch.cat(
+            [
+                self._strip(framed[lines.start : lines.stop + 2], local_channels)
+                for lines in winograd.strips((height - 2, width - 2))
+            ]
+        )
+        return y[..., :local_channels], y[..., local_channels:]
+
+    def _strip(self, framed: Tensor, local_channels: int) -> Tensor:
+        tiles = winograd.map_to_tiles(framed)
+        products = torch.empty_like(tiles)
+        torch.bmm(tiles, self.to_local, out=products[..., :local_channels])
+        torch.bmm(tiles[..., :local_channels], self.local_to_global, out=products[..., local_channels:])
+        return winograd.tiles_to_map(products, (framed.shape[0] - 2, framed.shape[1] - 2), self.bias)
 
 
 class CpuFourierUnit(nn.Module):
@@ -165,16 +216,12 @@ def _mirrored(x: Tensor, pixels: int) -> Tensor:
     return padded.contiguous(memory_format=torch.channels_last)
 
 
-def _inside(framed: Tensor) -> Tensor:
-    return framed[:, :, 1:-1, 1:-1]
-
-
 def _mirror_rim(framed: Tensor) -> None:
-    """Sets the outermost pixels to those two farther in."""
-    framed[:, :, 0] = framed[:, :, 2]
-    framed[:, :, -1] = framed[:, :, -3]
-    framed[..., 0] = framed[..., 2]
-    framed[..., -1] = framed[..., -3]
+    """Sets the outermost pixels of (h + 2, w + 2, C) to those two farther in."""
+    framed[0] = framed[2]
+    framed[-1] = framed[-3]
+    framed[:, 0] = framed[:, 2]
+    framed[:, -1] = framed[:, -3]
 
 
 def _matrix(conv: nn.Conv2d) -> Tensor:

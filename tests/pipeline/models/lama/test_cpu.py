@@ -27,7 +27,7 @@ def noise(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.rand(batch, 4, height, width, generator=torch.Generator().manual_seed(4))
 
 
-@pytest.mark.parametrize("size_hw", [(16, 16), (40, 56), (64, 24), (200, 264), (16, 136)])
+@pytest.mark.parametrize("size_hw", [(16, 16), (40, 56), (64, 24), (200, 264), (16, 136), (520, 600)])
 @torch.inference_mode()
 def test_in_float32_it_gives_the_same_pictures_at_any_size(size_hw: tuple[int, int]) -> None:
     network, x = small_network(), noise(2, *size_hw)
