@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,8 @@ TOLERANCES: Final[dict[Precision, float]] = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far a compiled network may be from PyTorch's float32, as ``Verification.error`` measures it."""
 
 _REFUSED: Final = 3
+ORPHANED: Final = 4
+"""Exit statuses of the program: the weights are not the network's; who wanted the build has ended."""
 _TIMEOUT_S: Final = 1800
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ def build_apart(weights: VerifiedWeights, precision: Precision, threads: int, fo
         "precision": precision,
         "threads": threads,
         "folder": str(folder.resolve()),
+        "parent": os.getpid(),
     }
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", __name__]
@@ -84,8 +89,16 @@ def _test_picture(shape: tuple[int, ...]) -> Tensor:
     return smooth + 0.1 * torch.randn(shape, generator=generator)
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process soon after ``parent`` has ended: no one waits for its result then."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(ORPHANED)
+
+
 def _main() -> int:
     order = json.load(sys.stdin)
+    threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
     variant = VARIANTS[order["variant"]]
     try:
         weights = verify_weights(Path(order["path"]), variant, allow_unpinned=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from pipeline.protocols import MattingEngine, SegmentationEngine
 from pipeline.types import Image, Prompt
 from tests.golden.goldens import give_synthetic_weights
 
+ROOT = Path(__file__).resolve().parents[4]
 PHOTO: Image = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -258,6 +262,16 @@ def test_a_build_apart_tells_why_it_failed(tmp_path: Path) -> None:
     weights = verify_weights(path, VARIANTS["lite"], allow_unpinned=True)
     with pytest.raises(ModelNotLoaded, match="cannot be read as safetensors"):
         build.build_apart(weights, "float32", 1, tmp_path)
+
+
+def test_a_build_apart_ends_with_who_wanted_it(tmp_path: Path) -> None:
+    order = {"path": "", "variant": "lite", "precision": "float32", "threads": 1, "folder": "", "parent": -1}
+    code = (
+        "import time; from pipeline.models.openvino import build; "
+        "build.verify_weights = lambda *_, **__: time.sleep(60); raise SystemExit(build._main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], input=json.dumps(order), text=True, cwd=ROOT, timeout=50)
+    assert ended.returncode == build.ORPHANED
 
 
 @pytest.mark.slow
