@@ -21,7 +21,7 @@ from pipeline.models.files import part_of, publish, write_whole
 
 MAX_ENTRIES: Final = 12
 MAX_BYTES: Final = 8 * 2**30
-"""What is kept, the last used first. BiRefNet-general's is 0.9 GiB, all others are far smaller."""
+"""What is kept, the last used first. An entry is little larger than its network's float32 weights."""
 
 
 @dataclass(frozen=True)
