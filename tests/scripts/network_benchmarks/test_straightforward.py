@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.models.birefnet.deformable_convolution import deformable_convolution
 from pipeline.models.birefnet.network import BiRefNet
-from pipeline.models.birefnet.shape import TINY
+from pipeline.models.birefnet.shape import LITE, TINY
 from pipeline.models.lama.network import LamaGenerator
 from pipeline.models.mobile_sam.network import MobileSam, MobileSamShape
 from pipeline.models.mobile_sam.prompt_encoder import EMPTY, FOREGROUND, PADDING
@@ -19,7 +19,8 @@ from pipeline.models.mobile_sam.tiny_vit import TinyVitShape
 from scripts.network_benchmarks.straightforward_birefnet import row_wise_convolution, straightforward_birefnet
 from scripts.network_benchmarks.straightforward_lama import straightforward_lama
 from scripts.network_benchmarks.straightforward_mobile_sam import straightforward_mobile_sam
-from tests.golden.goldens import give_synthetic_weights
+from scripts.network_checks.birefnet import normalised
+from tests.golden.goldens import give_synthetic_weights, open_golden
 
 SMALL_SAM = MobileSamShape(
     frame_px=64,
@@ -102,3 +103,13 @@ def test_lama_gives_the_same_picture(size_hw: tuple[int, int]) -> None:
 def test_modules_really_are_replaced(network, make, shortcut) -> None:  # type: ignore[no-untyped-def]
     plain: nn.Module = make(network().eval())
     assert any(type(module).__name__ == shortcut for module in plain.modules())
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_straightforward_lite_meets_the_official_logits() -> None:
+    network = BiRefNet(LITE).requires_grad_(False)
+    give_synthetic_weights(network)
+    golden = open_golden("birefnet_lite").arrays
+    logits = straightforward_birefnet(network)(normalised(golden["sq_image"]))
+    torch.testing.assert_close(logits, torch.from_numpy(golden["sq_logits"]), rtol=0, atol=5e-4)
