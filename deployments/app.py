@@ -53,7 +53,9 @@ class AppArgs(BaseModel):
     gpu_share: GpuShare = GpuShare()
     cpu_share: CpuShare = CpuShare()
     threads: int = Field(2, ge=1, description="CPU threads of each model's engine.")
-    precision: PrecisionChoice = Field("auto", description="Of OpenVINO: auto is float32; bfloat16 is less exact.")
+    precision: PrecisionChoice = Field(
+        "auto", description="On a CPU: auto is float32, and bfloat16 for LaMa on CPUs with AMX; bfloat16 is less exact."
+    )
 
 
 def build(args: AppArgs) -> serve.Application:

@@ -44,7 +44,8 @@ class EngineOptions:
         weights_file: A file to use instead of one in ``models_dir``, or None.
         variant: Which BiRefNet; ``auto`` is general on a GPU and lite on a CPU.
         allow_unpinned: Whether synthetic and custom weights may load.
-        precision: Of OpenVINO; ``auto`` is float32. bfloat16 is quicker and less exact, on CPUs that have it.
+        precision: On a CPU. ``auto`` is float32; for LaMa, bfloat16 where the CPU has matrix tiles for it (AMX).
+            bfloat16 is quicker and less exact, on CPUs that have it.
     """
 
     engine: EngineChoice = "auto"
@@ -178,9 +179,12 @@ def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
     """The inpainting engine. Raises ``ModelNotLoaded`` if the wanted one cannot run."""
 
     def on_torch(weights: VerifiedWeights, device: Device) -> InpaintingEngine:
-        from pipeline.models import torch_engines  # imports torch: only where it runs
+        import torch  # slow, as the next: only where it runs
 
-        return torch_engines.inpainting(weights, device)
+        from pipeline.models import torch_engines
+
+        dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[options.precision]
+        return torch_engines.inpainting(weights, device, dtype)
 
     def on_tensorrt(weights: VerifiedWeights) -> InpaintingEngine:
         from pipeline.models.tensorrt import rung  # imports what needs a GPU: only where it runs
@@ -190,6 +194,9 @@ def load_inpainting(options: EngineOptions) -> Loaded[InpaintingEngine]:
     task = Task(
         "LaMa", _on_both("lama"), on_torch, OpenCvInpainting, on_tensorrt=on_tensorrt, warm_up=warm_up_inpainting
     )
+    if options.engine == "openvino":
+        logger.info("LaMa: its form for CPUs is PyTorch's, which is as quick and takes windows of any size.")
+        options = dataclasses.replace(options, engine="torch", has_gpu=False)
     return load_best(task, options)
 
 

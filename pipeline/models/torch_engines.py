@@ -82,12 +82,14 @@ def mobile_sam(weights: VerifiedWeights) -> MobileSam:
     return network.eval().requires_grad_(False)
 
 
-def inpainting(weights: VerifiedWeights, device: Literal["cuda", "cpu"]) -> InpaintingEngine:
-    """LaMa."""
+def inpainting(
+    weights: VerifiedWeights, device: Literal["cuda", "cpu"], dtype: torch.dtype | None = None
+) -> InpaintingEngine:
+    """LaMa; ``dtype`` is what it computes in on a CPU, None for the quickest."""
     with torch.device("meta"):
         network = LamaGenerator()
     load_weights(network, weights)
-    form = CpuLama(network) if device == "cpu" else network
+    form = CpuLama(network, dtype) if device == "cpu" else network
     predictor = LamaPredictor(form, model_version=weights.model_version, device=device)
     return GuardedInpainting(predictor, memory_of(device), on_cpu_instead(inpainting, weights, device))
 

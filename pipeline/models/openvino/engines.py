@@ -8,6 +8,8 @@ from pathlib import Path
 from pipeline.errors import ModelNotLoaded
 from pipeline.models import torch_engines
 from pipeline.models.birefnet.predictor import BiRefNetPredictor
+from pipeline.models.guarded_engines import GuardedMatting, GuardedSegmentation
+from pipeline.models.memory import memory_of
 from pipeline.models.mobile_sam.predictor import MobileSamPredictor
 from pipeline.models.openvino.build import build_apart
 from pipeline.models.openvino.cache import CompiledModels, Entry, first_writable, folders
@@ -23,13 +25,14 @@ def matting(weights: VerifiedWeights, *, models_dir: Path, threads: int, precisi
     """BiRefNet. Raises ``ModelNotLoaded`` if it cannot be compiled or is not what PyTorch makes of the weights."""
     network = compiled_network(weights, models_dir=models_dir, threads=threads, precision=precision)
     assert weights.variant.input_size_hw is not None
-    return BiRefNetPredictor(
+    predictor = BiRefNetPredictor(
         network,
         model_version=weights.model_version,
         input_size_hw=weights.variant.input_size_hw,
         runtime="openvino",
         max_images=1,
     )
+    return GuardedMatting(predictor, memory_of("cpu"))
 
 
 def segmentation(
@@ -39,7 +42,8 @@ def segmentation(
     encode = compiled_network(weights, models_dir=models_dir, threads=threads, precision=precision)
     network = torch_engines.mobile_sam(weights)
     del network.image_encoder
-    return MobileSamPredictor(network, encode=encode, model_version=weights.model_version, runtime="openvino")
+    predictor = MobileSamPredictor(network, encode=encode, model_version=weights.model_version, runtime="openvino")
+    return GuardedSegmentation(predictor, memory_of("cpu"))
 
 
 def compiled_network(
