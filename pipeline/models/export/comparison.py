@@ -36,7 +36,7 @@ FLOAT32_TOLERANCES: Final[Mapping[str, float]] = {
     "features": 1e-4,
     "iou": 1e-4,
     "pictures": 1.0,
-    "means": 1e-5,
+    "means": 1e-4,  # of up to three million values, which runtimes add up in another order
     "picture": 2e-5,
 }
 """Largest difference of a float32 graph from PyTorch's float32 on the same CPU."""
