@@ -70,20 +70,49 @@ class Decoder(nn.Module):
     def _logits(self, x: Tensor, state: Tensor) -> Tensor:
         """``conv_out1`` of the last map at the picture's size beside ``ipt_blk1(x)``, without making either.
 
-        It is one weighted sum of channels, so it may be taken before the resizing, and be merged into the last
-        convolution of ``ipt_blk1``: one channel is made at the picture's size instead of a hundred or more.
+        It is one weighted sum of channels, so it may be taken before the resizing, and be merged into the two
+        convolutions of ``ipt_blk1``: one channel is made at the picture's size instead of a hundred or more.
         """
         weight, bias = self.get_parameter("conv_out1.0.weight"), self.get_parameter("conv_out1.0.bias")
         state_weight, picture_weight = weight.tensor_split((state.shape[1],), dim=1)
         mix = picture_weight[..., 0, 0]  # (1, channels of ipt_blk1)
         merged = torch.einsum("oc,cikl->oikl", mix, self.get_parameter("ipt_blk1.conv_out.weight"))
         merged_bias = mix @ self.get_parameter("ipt_blk1.conv_out.bias") + bias
-        from_picture = F.conv2d(self._call("ipt_blk1.conv1", x), merged, merged_bias, padding=1)
+        first = self.get_parameter("ipt_blk1.conv1.weight"), self.get_parameter("ipt_blk1.conv1.bias")
+        from_picture = two_convolutions(x, first, (merged, merged_bias))
         return resize(F.conv2d(state, state_weight), (x.shape[2], x.shape[3])) + from_picture
 
     def _call(self, name: str, x: Tensor) -> Tensor:
         x = self.get_submodule(name)(x)
         return x
+
+
+def two_convolutions(x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Two 3 × 3 convolutions (weight, bias), each padded with zeros, with nothing between: as one of 5 × 5.
+
+    What the first makes at the picture's size is never held. Only the outermost pixels differ, where the second sees
+    zeros and not what the first would make of them; they are made by both.
+
+    Args:
+        x: (B, C, H, W), at least 5 × 5.
+        first: (M, C, 3, 3) and (M,).
+        second: (O, M, 3, 3) and (O,).
+    """
+
+    def by_both(strip: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(strip, *first, padding=1), *second, padding=1)
+
+    (weight1, bias1), (weight2, bias2) = first, second
+    weight = torch.zeros((), dtype=x.dtype, device=x.device)
+    for row in range(3):
+        for column in range(3):
+            part = torch.einsum("om,mcuv->ocuv", weight2[:, :, row, column], weight1)
+            weight = weight + F.pad(part, (column, 2 - column, row, 2 - row))
+    inside = F.conv2d(x, weight, bias2 + weight2.sum(dim=(2, 3)) @ bias1)  # (B, O, H - 4, W - 4)
+    # Each strip is as wide as what its inner pixels see.
+    top, bottom = by_both(x[:, :, :4])[:, :, :2], by_both(x[:, :, -4:])[:, :, -2:]
+    left, right = by_both(x[..., :4])[:, :, 2:-2, :2], by_both(x[..., -4:])[:, :, 2:-2, -2:]
+    return torch.cat((top, torch.cat((left, inside, right), dim=3), bottom), dim=2)
 
 
 class PictureBranch(nn.Module):
