@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.models.embedded.network import EmbeddedNetwork
+from scripts.average_embedded import mean_of, network_with
 from scripts.training_embedded import augmentation, samples
 from scripts.training_embedded.checkpoint import load_checkpoint, save_checkpoint
 from scripts.training_embedded.loss import training_loss
@@ -134,6 +136,18 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert state is not None
     assert state["step"] == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_the_mean_of_two_networks_lies_between_them() -> None:
+    first, second = (EmbeddedNetwork().state_dict() for _ in range(2))
+    floats = [
+        {name: weight for name, weight in state.items() if weight.is_floating_point()} for state in (first, second)
+    ]
+    mean = network_with(mean_of(*floats, share=0.25)).state_dict()
+    for name, weight in floats[0].items():
+        assert torch.allclose(mean[name], 0.75 * weight + 0.25 * floats[1][name], atol=1e-6)
+    with pytest.raises(KeyError):
+        mean_of(floats[0], {"other": torch.zeros(1)})
 
 
 def test_validation_photos_are_kept_out_of_training(tmp_path: Path) -> None:
