@@ -148,13 +148,15 @@ class TransformerBlock(nn.Module):
         self.local_conv = ConvNorm(width, width, 3, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        # (B, H, W, C) in memory throughout: the permutes move nothing.
+        # (B, H, W, C) in memory throughout: neither permutes nor reshapes move anything. With one axis for H and W
+        # OpenVINO keeps it so, too: it takes tokens with two axes for pictures, and reorders them at every step.
+        batch, width, *size_hw = x.shape
         tokens = x.permute(0, 2, 3, 1)
-        tokens = tokens + self.attn(tokens)
-        x = self.local_conv(tokens.permute(0, 3, 1, 2))  # replaces the tokens; there is no shortcut around it
-        tokens = x.permute(0, 2, 3, 1)
+        tokens = tokens.flatten(1, 2) + self.attn(tokens).flatten(1, 2)
+        x = self.local_conv(tokens.view(batch, *size_hw, width).permute(0, 3, 1, 2))
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # nothing else of the old tokens stays: no shortcut around it
         refined: Tensor = tokens + self.mlp(tokens)
-        return refined.permute(0, 3, 1, 2)
+        return refined.view(batch, *size_hw, width).permute(0, 3, 1, 2)
 
 
 class Mlp(nn.Module):
