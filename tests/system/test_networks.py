@@ -95,9 +95,9 @@ def test_under_load_each_network_takes_several_at_once(patient: httpx.Client, ph
         assert patient.post("/segment", params={"job_id": job_id}, json=taps).status_code == 200
         return str(wait_until_done(patient, job_id)["status"])
 
-    with ThreadPoolExecutor(7) as callers:
-        removals, jobs = callers.map(remove, range(3)), callers.map(run_job, range(4))
-        assert list(removals) == [200] * 3
+    with ThreadPoolExecutor(10) as callers:
+        removals, jobs = callers.map(remove, range(6)), callers.map(run_job, range(4))
+        assert list(removals) == [200] * 6
         assert list(jobs) == ["ready"] * 4
     health = patient.get("/health").json()
     assert (health["status"], health["models"]) == ("healthy", VERSIONS)
