@@ -63,7 +63,8 @@ def test_memory_that_is_taken_shows() -> None:
     kept = mmap.mmap(
         -1, 30 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )  # not from the heap, which may have room that was freed
-    kept.write(b"1" * (30 << 20))
+    for page in range(0, len(kept), mmap.PAGESIZE):
+        kept[page] = 1
     after = look(os.getpid())
     kept.close()
     assert before is not None
