@@ -65,9 +65,7 @@ class BiRefNetPredictor:
             ShapeMismatch: An image has another size than ``info.input_size_hw``.
             InferenceError: The network's answer is not a number somewhere.
         """
-        for image in images:
-            if image.shape != (*self._info.input_size_hw, 3):
-                raise ShapeMismatch(f"An image is {image.shape}; it must be {(*self._info.input_size_hw, 3)}.")
+        require_size(images, self._info.input_size_hw)
         alphas: list[Alpha8] = []
         for start in range(0, len(images), self._max_images):
             alphas += self._estimate(images[start : start + self._max_images])
@@ -83,3 +81,10 @@ class BiRefNetPredictor:
         # Rounded, where the official demo cuts off: there nothing below certainty would be wholly opaque.
         alpha = (probability * 255).round_().to(torch.uint8).cpu().numpy()
         return list(alpha)
+
+
+def require_size(images: Sequence[Image], size_hw: tuple[int, int]) -> None:
+    """Raises ``ShapeMismatch`` unless every image is (H, W, 3) of that size."""
+    for image in images:
+        if image.shape != (*size_hw, 3):
+            raise ShapeMismatch(f"An image is {image.shape}; it must be {(*size_hw, 3)}.")

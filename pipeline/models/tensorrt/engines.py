@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import InferenceError, ShapeMismatch, TooManyPoints
+from pipeline.models.birefnet.predictor import require_size
 from pipeline.models.export.specs import GraphSpec
 from pipeline.models.mobile_sam.frame import fit_in_frame, lift_logits, place_prompt
 from pipeline.models.mobile_sam.predictor import MobileSamEmbedding, best_masks
@@ -55,9 +56,7 @@ class CompiledMatting:
             ShapeMismatch: An image has another size than ``info.input_size_hw``.
             InferenceError: The network's answer is not a number somewhere.
         """
-        for image in images:
-            if image.shape != (*self._info.input_size_hw, 3):
-                raise ShapeMismatch(f"An image is {image.shape}; it must be {(*self._info.input_size_hw, 3)}.")
+        require_size(images, self._info.input_size_hw)
         alphas: list[Alpha8] = []
         for part in split(images, self._spec.batches):
             found = self._runner.run({"images": np.stack(part)})
