@@ -66,10 +66,14 @@ def _meant(lifted: Sequence[Alpha8], prompt: Prompt, edges: ColourEdges) -> int:
         return 0
     masks = [edges.shrink(probability) for probability in lifted]
     taps = edges.place(prompt.points[prompt.labels == 1], lifted[0].shape)
-    signs = [object_score(edges, mask, taps) if mask[taps[:, 1], taps[:, 0]].all() else 0.0 for mask in masks]
     whole_px = int(masks[0].sum())
     parts = [k for k in range(1, len(masks)) if 0 < masks[k].sum() < _PART_SHARE * whole_px]
-    best = max(parts, key=lambda k: signs[k], default=0)
+    if not parts:
+        return 0
+    signs = {
+        k: object_score(edges, masks[k], taps) if masks[k][taps[:, 1], taps[:, 0]].all() else 0.0 for k in (0, *parts)
+    }
+    best = max(parts, key=lambda k: signs[k])
     return best if signs[best] > signs[0] + _PART_MARGIN else 0
 
 
