@@ -20,15 +20,7 @@ class EmbeddedMatting:
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(
-            model_version=f"clearcut-embedded-{self._trained.version}",
-            device="cpu",
-            input_size_hw=(_INPUT_SIDE_PX, _INPUT_SIDE_PX),
-            degraded_reason=(
-                "No model weights found; removing backgrounds with the small network that comes with Clearcut. For "
-                "finer edges see README, Models."
-            ),
-        )
+        return self._trained.engine_info(_INPUT_SIDE_PX, "removing backgrounds")
 
     def estimate_alpha(self, images: Sequence[Image]) -> list[Alpha8]:
         """One alpha per image, uint8, (H, W); nearly all 0 where nothing stands out."""

@@ -60,15 +60,7 @@ class EmbeddedSegmentation:
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(
-            model_version=f"clearcut-embedded-{self._trained.version}",
-            device="cpu",
-            input_size_hw=(_LARGEST_SIDE_PX, _LARGEST_SIDE_PX),
-            degraded_reason=(
-                "No model weights found; selecting objects with the small network that comes with Clearcut. For finer "
-                "edges see README, Models."
-            ),
-        )
+        return self._trained.engine_info(_LARGEST_SIDE_PX, "selecting objects")
 
     def embed(self, images: Sequence[Image]) -> list[ImageEmbedding]:
         """One ``EmbeddedEmbedding`` per image."""

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.embedded.network import EmbeddedNetwork
+from pipeline.types import EngineInfo
 
 WEIGHTS_PATH: Final = Path(__file__).with_name("embedded.safetensors")
 
@@ -30,6 +31,18 @@ class TrainedNetwork:
     network: EmbeddedNetwork
     side_px: int
     version: str
+
+    def engine_info(self, side_px: int, job: str) -> EngineInfo:
+        """What an engine on this network tells of itself: the side of its images, and what it does, in words."""
+        return EngineInfo(
+            model_version=f"clearcut-embedded-{self.version}",
+            device="cpu",
+            input_size_hw=(side_px, side_px),
+            degraded_reason=(
+                f"No model weights found; {job} with the small network that comes with Clearcut. For finer edges see "
+                "README, Models."
+            ),
+        )
 
 
 def load_weights(path: Path = WEIGHTS_PATH, *, device: str = "cpu") -> TrainedNetwork:
