@@ -7,12 +7,19 @@ ClearcutError
 │   ├── PromptRejected          InvalidPoint, TooManyPoints, TooManyObjects
 │   ├── InvalidRequest          a field is missing or has the wrong type
 │   ├── ShapeMismatch           arrays that belong together differ in size
-│   ├── JobNotFound, FileNotFound, JobNotReady, JobBusy
+│   ├── JobNotFound, FileNotFound, JobNotReady, JobBusy, JobFinished
+│   ├── KeyReused               an Idempotency-Key came with another body
+│   ├── CallbackRejected        a callback_url that is not allowed
+│   └── Quarantined             a picture that made a model fail again and again
 ├── EmptyMask                   the prompt selected nothing usable
 ├── EmbeddingLost               embed the image again
-├── ModelNotLoaded, ModelUnavailable, Overloaded, ProcessingTimeout, GpuMemoryExhausted
+├── ModelNotLoaded, ModelUnavailable, ProcessingTimeout, GpuMemoryExhausted
+├── Overloaded                  no room now; try again
+│   ├── ReplicaDied             the replica died under this call, twice
+│   └── LeaseLost               another JobManager owns the jobs now
 ├── InferenceError              a model failed; the cause is in the log
 └── StorageError
+    ├── StorageUnavailable      it does not answer in time; try again
     └── StorageFull
 """
 
@@ -115,6 +122,22 @@ class JobBusy(InvalidInput):
     code = "JOB_BUSY"
 
 
+class JobFinished(InvalidInput):
+    code = "JOB_FINISHED"
+
+
+class KeyReused(InvalidInput):
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class CallbackRejected(InvalidInput):
+    code = "INVALID_CALLBACK"
+
+
+class Quarantined(InvalidInput):
+    code = "IMAGE_QUARANTINED"
+
+
 class EmptyMask(ClearcutError):
     code = "EMPTY_MASK"
 
@@ -135,6 +158,14 @@ class Overloaded(ClearcutError):
     code = "OVERLOADED"
 
 
+class ReplicaDied(Overloaded):
+    code = "OVERLOADED"
+
+
+class LeaseLost(Overloaded):
+    code = "OVERLOADED"
+
+
 class ProcessingTimeout(ClearcutError):
     code = "PROCESSING_TIMEOUT"
 
@@ -149,6 +180,10 @@ class InferenceError(ClearcutError):
 
 class StorageError(ClearcutError):
     code = "INTERNAL_ERROR"
+
+
+class StorageUnavailable(StorageError):
+    code = "STORAGE_UNAVAILABLE"
 
 
 class StorageFull(StorageError):
