@@ -1,93 +1,50 @@
-"""The record of every job, in SQL. A change is on disk when its method returns.
-
-SQLite runs in WAL mode with ``synchronous=FULL``: a power cut loses nothing that was answered.
-"""
+"""The record of every job, in SQL. A change is on disk when its method returns."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
-import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
-from pipeline.errors import JobBusy, JobNotFound, StorageFull
+from pipeline.errors import JobBusy, JobFinished, JobNotFound, Overloaded, StorageFull
+from pipeline.jobs import drafts, keys, outbox
+from pipeline.jobs.database import Database
+from pipeline.jobs.drafts import Draft
+from pipeline.jobs.lease import Lease, LeaseHeld
+from pipeline.jobs.records import Delivery, IdempotencyKey, JobEvent, JobObject, JobRecord
+from pipeline.jobs.tables import doomed, events, jobs, record_columns, to_record, to_row
+from pipeline.jobs.tables import keys as key_rows
 from pipeline.types import MaskQuality
 
-State: TypeAlias = Literal["uploaded", "processing", "ready", "error", "canceled"]
+__all__ = ["JobStore", "LeaseHeld"]
+
+RESERVED_S = 600  # how long an upload may take to be written
+BUSY_RETRY_AFTER_S = 30
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
-_metadata = sa.MetaData()
-_jobs = sa.Table(
-    "jobs",
-    _metadata,
-    sa.Column("job_id", sa.String(32), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("stage", sa.String(32), nullable=False),
-    sa.Column("progress", sa.Integer, nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("objects", sa.Text, nullable=False),  # JSON: the prompts as they were accepted
-    sa.Column("qualities", sa.Text, nullable=False),  # JSON: coverage and confidence of each object found
-    sa.Column("files", sa.Text, nullable=False),  # JSON: names, in order of appearance
-    sa.Column("error", sa.Text, nullable=True),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("updated_at", sa.Float, nullable=False),
-    sa.Column("expires_at", sa.Float, nullable=False, index=True),
-)
-
-
-@dataclass(frozen=True)
-class JobObject:
-    """One object of a job: points in pixels of ``original.png`` with their labels (1 on it, 0 not on it)."""
-
-    points: tuple[tuple[float, float], ...]
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """A job as it stands on disk. Times are seconds since the epoch, UTC."""
-
-    job_id: str
-    state: State
-    stage: str
-    progress: int
-    width: int
-    height: int
-    objects: tuple[JobObject, ...]
-    qualities: tuple[MaskQuality, ...]
-    files: tuple[str, ...]
-    error: str | None
-    created_at: float
-    updated_at: float
-    expires_at: float
-
 
 class JobStore:
-    """Jobs in a SQL database.
+    """Jobs in a SQL database. Every method that changes something raises ``LeaseLost`` unless this store has the lease.
+
+    Every method may raise ``StorageUnavailable`` (ask again), ``StorageFull`` or ``StorageError``.
 
     Args:
-        url: SQLAlchemy URL, such as ``sqlite:////var/lib/clearcut/jobs.db``.
+        url: SQLAlchemy URL, such as ``sqlite:////var/lib/clearcut/jobs.db`` or ``postgresql://user@host/clearcut``.
         ttl_s: Seconds a job lives after its last change.
         now: The clock, for tests.
     """
 
     def __init__(self, url: str | sa.URL, *, ttl_s: float, now: Callable[[], float] = time.time) -> None:
-        self._engine = sa.create_engine(url)
+        self._database = Database(url)
+        self._lease = Lease(now)
         self._ttl_s = ttl_s
         self._now = now
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _make_durable)
-            event.listen(self._engine, "handle_error", _name_full_disk)
-        _metadata.create_all(self._engine)
 
     @classmethod
     def in_folder(cls, folder: Path, *, ttl_s: float) -> JobStore:
@@ -96,140 +53,354 @@ class JobStore:
         return cls(sa.URL.create("sqlite", database=str(folder.resolve() / "jobs.db")), ttl_s=ttl_s)
 
     def close(self) -> None:
-        """Gives the connections back."""
-        self._engine.dispose()
+        """Gives the connections back. The lease stays: see ``release_lease``."""
+        self._database.close()
 
-    def create(self, job_id: str, *, width: int, height: int, files: tuple[str, ...]) -> JobRecord:
-        """A new job in state ``uploaded``."""
+    # The lease.
+
+    def acquire_lease(self, owner: str, *, ttl_s: float) -> None:
+        """Takes the lease for ``ttl_s`` seconds; ``owner`` says to people whose it is.
+
+        Raises:
+            LeaseHeld: Another store has one that did not run out.
+        """
+        with self._database.writing() as connection:
+            token = self._lease.acquire(connection, owner, ttl_s)
+        self._lease.adopt(token, ttl_s)
+
+    def renew_lease(self) -> None:
+        """Begins the lease's time anew. Raises ``LeaseLost`` if another store took it."""
+        with self._database.writing() as connection:
+            self._lease.renew(connection)
+
+    def release_lease(self) -> None:
+        """Gives the lease back, if this store has it."""
+        with self._database.writing() as connection:
+            self._lease.release(connection)
+        self._lease.adopt(None)
+
+    # Uploads.
+
+    def reserve(
+        self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None, max_bytes: int | None = None
+    ) -> JobRecord:
+        """A job in state ``reserved`` that counts ``size`` bytes and lives ten minutes, or the one this key made before.
+
+        Raises:
+            KeyReused: The key came with another request before.
+            JobBusy: The id is taken.
+            StorageFull: All jobs together would take more than ``max_bytes``.
+        """
         now = self._now()
-        record = JobRecord(
-            job_id, "uploaded", "uploaded", 0, width, height, (), (), files, None, now, now, now + self._ttl_s
-        )
-        with self._engine.begin() as connection:
-            connection.execute(sa.insert(_jobs).values(**_to_row(record)))
-        return record
+        expires_at = now + RESERVED_S
+        with self._write() as connection:
+            earlier = keys.find(connection, key, now=now)
+            if earlier:
+                return self._reserve_again(connection, earlier, expires_at)
+            if not _JOB_ID.fullmatch(job_id) or _is_taken(connection, job_id):
+                raise JobBusy("This job id is taken.")
+            used = _used_bytes(connection)
+            if max_bytes is not None and used + size > max_bytes:
+                raise StorageFull("The server has no room for more jobs. Try again later.")
+            record = JobRecord(
+                job_id=job_id,
+                client=client,
+                state="reserved",
+                stage="reserved",
+                progress=0,
+                run=0,
+                width=0,
+                height=0,
+                objects=(),
+                qualities=(),
+                files=(),
+                error=None,
+                attempts=0,
+                deaths=0,
+                callback_url=None,
+                bytes_stored=size,
+                created_at=now,
+                updated_at=now,
+                expires_at=expires_at,
+            )
+            connection.execute(sa.insert(jobs).values(**to_row(record), sizes="{}", queued_at=now, last_event=0))
+            keys.keep(connection, key, job_id)
+            return record
+
+    def create(self, job_id: str, *, width: int, height: int, size: int, file: str = "original.png") -> JobRecord:
+        """The reserved job, now ``uploaded`` with ``file`` of ``size`` bytes; one past that stays as it is.
+
+        Raises:
+            JobNotFound: It was not reserved, or too long ago.
+        """
+        with self._write() as connection:
+            draft = self._draft(connection, job_id)
+            if draft.record.state != "reserved":
+                return self._get(connection, job_id)
+            draft.change(state="uploaded", stage="uploaded", width=width, height=height, bytes_stored=0)
+            draft.add_file(file, size)
+            return draft.save()
 
     def get(self, job_id: str) -> JobRecord:
-        """The job. Raises ``JobNotFound`` if it is unknown or expired."""
-        with self._engine.connect() as connection:
+        """The job. Raises ``JobNotFound`` if it is unknown, expired, or its upload is still being written."""
+        with self._database.reading() as connection:
             return self._get(connection, job_id)
 
-    def start(self, job_id: str, objects: tuple[JobObject, ...], *, keep_files: tuple[str, ...]) -> JobRecord:
-        """The job queued for work on ``objects``; of its files only ``keep_files`` stay listed.
+    # A run.
+
+    def start(
+        self,
+        job_id: str,
+        objects: tuple[JobObject, ...],
+        *,
+        keep_files: tuple[str, ...],
+        callback_url: str | None = None,
+        key: IdempotencyKey | None = None,
+        max_waiting: int | None = None,
+    ) -> tuple[JobRecord, bool]:
+        """The job queued for a new run on ``objects``, and True; or as it is, and False: ``key`` started it before.
+
+        Of its files only ``keep_files`` stay listed.
 
         Raises:
             JobNotFound: It is unknown or expired.
             JobBusy: It is being worked on.
+            KeyReused: The key came with another request before.
+            Overloaded: As many as ``max_waiting`` jobs are not finished.
         """
-        with self._engine.begin() as connection:
+        with self._write() as connection:
             record = self._get(connection, job_id)
+            if keys.find(connection, key, now=self._now(), job_id=job_id):
+                return record, False
             if record.state == "processing":
                 raise JobBusy("This job is being processed. Wait until it is ready, then segment again.")
-            return self._put(
-                connection,
-                replace(
-                    record,
-                    state="processing",
-                    stage="queued",
-                    progress=0,
-                    objects=objects,
-                    qualities=(),
-                    files=tuple(name for name in record.files if name in keep_files),
-                    error=None,
-                ),
+            if max_waiting is not None and _count_unfinished(connection) >= max_waiting:
+                raise Overloaded("Too many jobs are waiting. Try again later.", retry_after=BUSY_RETRY_AFTER_S)
+            draft = self._draft(connection, job_id)
+            draft.keep_files(keep_files)
+            draft.forget_events_before(record.run)  # whoever listens to the last run may still want its end
+            draft.change(
+                state="processing",
+                stage="queued",
+                progress=0,
+                run=record.run + 1,
+                objects=objects,
+                qualities=(),
+                error=None,
+                attempts=0,
+                deaths=0,
+                callback_url=callback_url,
             )
+            draft.enqueue()
+            draft.tell("stage", "queued")
+            keys.keep(connection, key, job_id)
+            return draft.save(), True
+
+    def begin(self, job_id: str, run: int) -> JobRecord:
+        """The job with one attempt more. Raises ``JobNotFound`` unless this run is being worked on."""
+        with self._running(job_id, run) as draft:
+            draft.change(attempts=draft.record.attempts + 1)
+        return draft.record
+
+    def requeue(self, job_id: str, run: int, *, died: bool = False) -> JobRecord:
+        """The job waiting again, its progress kept; ``died`` counts a model's death. Raises ``JobNotFound``."""
+        with self._running(job_id, run) as draft:
+            told = draft.record.stage == "queued"
+            draft.change(stage="queued", deaths=draft.record.deaths + died)
+            if not told:
+                draft.tell("stage", "queued")
+        return draft.record
 
     def advance(
-        self, job_id: str, *, stage: str | None = None, progress: int, add_file: str | None = None
+        self,
+        job_id: str,
+        run: int,
+        *,
+        stage: str | None = None,
+        progress: int,
+        add_file: str | None = None,
+        size: int = 0,
     ) -> JobRecord:
-        """The job farther on; its progress never falls."""
-        with self._engine.begin() as connection:
-            record = self._get(connection, job_id)
-            files = record.files
-            if add_file is not None and add_file not in files:
-                files = (*files, add_file)
-            return self._put(
-                connection,
-                replace(record, stage=stage or record.stage, progress=max(record.progress, progress), files=files),
-            )
+        """The job farther on, perhaps with a file of ``size`` bytes more; its progress never falls.
 
-    def found(self, job_id: str, qualities: tuple[MaskQuality, ...]) -> JobRecord:
-        """The job with what is known of its objects' masks."""
-        with self._engine.begin() as connection:
-            return self._put(connection, replace(self._get(connection, job_id), qualities=qualities))
+        Raises:
+            JobNotFound: This run is not being worked on.
+        """
+        with self._running(job_id, run) as draft:
+            before = draft.record
+            draft.change(stage=stage or before.stage, progress=max(before.progress, progress))
+            if draft.record.stage != before.stage:
+                draft.tell("stage", draft.record.stage)
+            if add_file is not None:
+                draft.add_file(add_file, size)
+                if add_file not in before.files:
+                    draft.tell("artifact", add_file)
+            else:
+                draft.change(bytes_stored=before.bytes_stored + size)
+        return draft.record
 
-    def finish(self, job_id: str, *, error: str | None = None) -> JobRecord:
-        """The job ``ready``, or in ``error`` with a text for its owner."""
-        with self._engine.begin() as connection:
-            record = self._get(connection, job_id)
+    def found(self, job_id: str, run: int, qualities: tuple[MaskQuality, ...]) -> JobRecord:
+        """The job with what is known of its objects' masks. Raises ``JobNotFound``."""
+        with self._running(job_id, run) as draft:
+            draft.change(qualities=qualities)
+        return draft.record
+
+    def finish(self, job_id: str, run: int, *, error: str | None = None) -> JobRecord:
+        """The job ``ready``, or in ``error`` with a text for its owner. Raises ``JobNotFound``."""
+        with self._running(job_id, run) as draft:
             if error is None:
-                return self._put(connection, replace(record, state="ready", stage="done", progress=100))
-            return self._put(connection, replace(record, state="error", stage="failed", error=error))
+                draft.change(state="ready", stage="done", progress=100)
+            else:
+                draft.change(state="error", stage="failed", error=error)
+            draft.end()
+        return draft.record
+
+    def cancel(self, job_id: str, *, keep_files: tuple[str, ...]) -> JobRecord:
+        """The job ``canceled``; of its files only ``keep_files`` stay listed.
+
+        Raises:
+            JobNotFound: It is unknown or expired.
+            JobFinished: Its work has ended already.
+        """
+        with self._write() as connection:
+            if self._get(connection, job_id).state not in ("uploaded", "processing"):
+                raise JobFinished("This job has ended already.")
+            draft = self._draft(connection, job_id)
+            draft.keep_files(keep_files)
+            draft.change(state="canceled", stage="canceled", qualities=())
+            draft.end()
+            return draft.save()
+
+    def unfinished(self) -> list[JobRecord]:
+        """Jobs that were started and have not ended, the one waiting longest first."""
+        query = sa.select(*record_columns).where(jobs.c.state == "processing")
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(jobs.c.queued_at, jobs.c.created_at, jobs.c.job_id))
+            return [to_record(row) for row in rows]
+
+    def events_after(self, job_id: str, number: int) -> list[JobEvent]:
+        """What happened after event ``number``, in order, at least since its present run began; none if unknown."""
+        if not _JOB_ID.fullmatch(job_id):
+            return []
+        with self._database.reading() as connection:
+            return drafts.events_after(connection, job_id, number)
+
+    # Endings.
 
     def delete(self, job_id: str) -> None:
-        """Forgets the job. Raises ``JobNotFound`` if there is none."""
-        with self._engine.begin() as connection:
-            self._get(connection, job_id)
-            connection.execute(sa.delete(_jobs).where(_jobs.c.job_id == job_id))
+        """Forgets the job, reserved ones too; its files are left to ``doomed``. Raises ``JobNotFound``."""
+        with self._write() as connection:
+            self._row(connection, job_id)
+            _doom(connection, jobs.c.job_id == job_id)
 
     def forget_expired(self) -> list[str]:
         """Forgets every job whose time is over, unless it is being worked on; their ids."""
-        with self._engine.begin() as connection:
-            over = sa.and_(_jobs.c.expires_at <= self._now(), _jobs.c.state != "processing")
-            ids = list(connection.scalars(sa.select(_jobs.c.job_id).where(over)))
-            connection.execute(sa.delete(_jobs).where(_jobs.c.job_id.in_(ids)))
-            return ids
+        with self._write() as connection:
+            return _doom(connection, sa.and_(jobs.c.expires_at <= self._now(), jobs.c.state != "processing"))
 
-    def unfinished(self) -> list[JobRecord]:
-        """Jobs that were accepted and not finished, oldest first."""
-        query = sa.select(_jobs).where(_jobs.c.state == "processing").order_by(_jobs.c.updated_at)
-        with self._engine.connect() as connection:
-            return [_to_record(row) for row in connection.execute(query)]
+    def doomed(self) -> list[str]:
+        """Ids of forgotten jobs whose files are still to be deleted."""
+        with self._database.reading() as connection:
+            return list(connection.scalars(sa.select(doomed.c.job_id).order_by(doomed.c.job_id)))
+
+    def buried(self, job_id: str) -> None:
+        """The files of a forgotten job are deleted."""
+        with self._write() as connection:
+            connection.execute(sa.delete(doomed).where(doomed.c.job_id == job_id))
+
+    def used_bytes(self) -> int:
+        """What the files of all jobs take together, forgotten ones too until they are deleted."""
+        with self._database.reading() as connection:
+            return _used_bytes(connection)
+
+    # The outbox of callbacks.
+
+    def due_deliveries(self, limit: int = 16) -> list[Delivery]:
+        """Callbacks to be sent now, at most ``limit``."""
+        with self._database.reading() as connection:
+            return outbox.due(connection, now=self._now(), limit=limit)
+
+    def next_delivery_at(self) -> float | None:
+        """When the next callback is to be sent, seconds since the epoch; None if there is none."""
+        with self._database.reading() as connection:
+            return outbox.next_at(connection)
+
+    def delivered(self, delivery_id: str) -> None:
+        """The callback arrived."""
+        with self._write() as connection:
+            outbox.remove(connection, delivery_id)
+
+    def postpone_delivery(self, delivery_id: str, *, until: float | None) -> None:
+        """The callback did not arrive: it is tried again at ``until``, or given up with None."""
+        with self._write() as connection:
+            if until is None:
+                outbox.remove(connection, delivery_id)
+            else:
+                outbox.postpone(connection, delivery_id, until=until)
+
+    # Below: within a transaction.
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with self._database.writing() as connection:
+            self._lease.check(connection)
+            yield connection
+
+    @contextlib.contextmanager
+    def _running(self, job_id: str, run: int) -> Iterator[Draft]:
+        """The job at work on ``run``, saved when the block ends well."""
+        with self._write() as connection:
+            draft = self._draft(connection, job_id)
+            if (draft.record.state, draft.record.run) != ("processing", run):
+                raise JobNotFound("Job not found")
+            yield draft
+            draft.save()
+
+    def _draft(self, connection: sa.Connection, job_id: str) -> Draft:
+        return Draft(connection, self._row(connection, job_id), now=self._now(), ttl_s=self._ttl_s)
 
     def _get(self, connection: sa.Connection, job_id: str) -> JobRecord:
+        record = to_record(self._row(connection, job_id))
+        if record.state == "reserved":
+            raise JobNotFound("Job not found")
+        return record
+
+    def _row(self, connection: sa.Connection, job_id: str) -> sa.Row[Any]:
+        """All columns of a living job."""
         if not _JOB_ID.fullmatch(job_id):  # drivers fail on some strings that no job is called by
             raise JobNotFound("Job not found")
-        row = connection.execute(sa.select(_jobs).where(_jobs.c.job_id == job_id)).first()
-        if row is None:
+        row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
+        if row is None or (row.expires_at <= self._now() and row.state != "processing"):
             raise JobNotFound("Job not found")
-        record = _to_record(row)
-        if record.expires_at <= self._now() and record.state != "processing":
-            raise JobNotFound("Job not found")
-        return record
+        return row
 
-    def _put(self, connection: sa.Connection, record: JobRecord) -> JobRecord:
-        now = self._now()
-        record = replace(record, updated_at=now, expires_at=now + self._ttl_s)
-        connection.execute(sa.update(_jobs).where(_jobs.c.job_id == record.job_id).values(**_to_row(record)))
-        return record
+    def _reserve_again(self, connection: sa.Connection, job_id: str, expires_at: float) -> JobRecord:
+        still_reserved = sa.and_(jobs.c.job_id == job_id, jobs.c.state == "reserved")
+        connection.execute(sa.update(jobs).where(still_reserved).values(expires_at=expires_at))
+        return to_record(self._row(connection, job_id))
 
 
-def _make_durable(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.close()
+def _is_taken(connection: sa.Connection, job_id: str) -> bool:
+    queries = (sa.select(table.c.job_id).where(table.c.job_id == job_id) for table in (jobs, doomed))
+    return any(connection.execute(query).first() is not None for query in queries)
 
 
-def _name_full_disk(context: sa.ExceptionContext) -> None:
-    if getattr(context.original_exception, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        raise StorageFull("The server has no room for more jobs. Try again later.") from context.original_exception
+def _count_unfinished(connection: sa.Connection) -> int:
+    return connection.execute(sa.select(sa.func.count()).where(jobs.c.state == "processing")).scalar_one()
 
 
-def _to_row(record: JobRecord) -> dict[str, object]:
-    row = dict(record.__dict__)
-    row["objects"] = json.dumps([[item.points, item.labels] for item in record.objects])
-    row["qualities"] = json.dumps([[item.coverage, item.confidence] for item in record.qualities])
-    row["files"] = json.dumps(record.files)
-    return row
+def _used_bytes(connection: sa.Connection) -> int:
+    sums = (connection.scalar(sa.select(sa.func.sum(table.c.bytes_stored))) for table in (jobs, doomed))
+    return sum(int(found or 0) for found in sums)
 
 
-def _to_record(row: sa.Row[Any]) -> JobRecord:
-    values = dict(row._mapping)
-    values["objects"] = tuple(
-        JobObject(tuple((x, y) for x, y in points), tuple(labels)) for points, labels in json.loads(values["objects"])
-    )
-    values["qualities"] = tuple(MaskQuality(*pair) for pair in json.loads(values["qualities"]))
-    values["files"] = tuple(json.loads(values["files"]))
-    return JobRecord(**values)
+def _doom(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[str]:
+    """Removes the jobs with all that belongs to them except their callbacks; their ids."""
+    ids = sa.select(jobs.c.job_id).where(condition)
+    found = list(connection.scalars(ids.order_by(jobs.c.expires_at, jobs.c.job_id)))
+    chosen = sa.select(jobs.c.job_id, jobs.c.bytes_stored).where(condition)
+    connection.execute(sa.insert(doomed).from_select(["job_id", "bytes_stored"], chosen))
+    for table in (events, key_rows):
+        connection.execute(sa.delete(table).where(table.c.job_id.in_(ids)))
+    connection.execute(sa.delete(jobs).where(condition))
+    return found
