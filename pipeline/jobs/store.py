@@ -84,7 +84,7 @@ class JobStore:
     def reserve(
         self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None, max_bytes: int | None = None
     ) -> JobRecord:
-        """A job in state ``reserved`` that counts ``size`` bytes and lives ten minutes, or the one this key made before.
+        """A job in state ``reserved`` that counts ``size`` bytes and lives ten minutes, or the one of this key.
 
         Raises:
             KeyReused: The key came with another request before.
