@@ -23,10 +23,14 @@ class Settings(BaseSettings):
     def _lower(cls, level: object) -> object:
         return level.lower() if isinstance(level, str) else level
 
-    work_dir: str = Field("data", min_length=1, description="Folder of the jobs' files and of jobs.db, or s3://bucket/prefix.")
+    work_dir: str = Field(
+        "data", min_length=1, description="Folder of the jobs' files and of jobs.db, or s3://bucket/prefix."
+    )
     work_dir_max_gb: float = Field(0, ge=0, description="Most the jobs' files may take together, GiB; 0 is no limit.")
     work_dir_min_free_gb: float = Field(1, ge=0, description="Room to leave on the disk of WORK_DIR, GiB.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL of the jobs' database, instead of WORK_DIR/jobs.db.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the jobs' database, instead of WORK_DIR/jobs.db."
+    )
     models_dir: Path = Field(Path("models"), description="Folder of downloaded model weights.")
     clearcut_download: bool = Field(True, description="Whether serve.sh fetches weights that MODELS_DIR lacks.")
     birefnet_model_path: Path | None = Field(None, description="BiRefNet's weights, instead of a file in MODELS_DIR.")
@@ -42,7 +46,9 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(4, ge=1, description="Jobs worked on at once.")
     max_waiting_jobs: int = Field(1000, ge=1, description="Jobs that may wait; more are refused with 503.")
 
-    callback_hosts: str = Field("", description="Hosts that callback_url may name, separated by commas; none by default.")
+    callback_hosts: str = Field(
+        "", description="Hosts that callback_url may name, separated by commas; none by default."
+    )
     callback_secret: SecretStr | None = Field(None, description="Key of the signatures of callbacks.")
     callback_private_networks: str = Field(
         "", description="Private networks (CIDRs, separated by commas) that callbacks may reach; none by default."

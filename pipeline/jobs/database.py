@@ -41,12 +41,14 @@ class Database:
 
     Raises:
         StorageUnavailable: It cannot be reached.
-        StorageError: It is of a version newer than this code.
+        StorageError: It is of a version newer than this code, or neither SQLite nor PostgreSQL.
     """
 
     def __init__(self, url: str | sa.URL) -> None:
-        self._engine = _create_engine(sa.make_url(url))
-        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        try:
+            self._engine = _create_engine(sa.make_url(url))
+        except sa.exc.ArgumentError:
+            raise StorageError("DATABASE_URL is not a URL that SQLAlchemy understands.") from None
         try:
             with _named_errors():
                 upgrade(self._engine)
@@ -123,4 +125,4 @@ def _named(error: sa.exc.SQLAlchemyError) -> StorageError:
         return StorageUnavailable(
             "The database of jobs does not answer. Try again in a few seconds.", retry_after=RETRY_AFTER_S
         )
-    return StorageError("The database of jobs refused a change.")
+    return StorageError("The database of jobs cannot be used.")

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from pipeline.errors import LeaseLost
 from pipeline.jobs.records import IdempotencyKey
 from pipeline.jobs.store import JobStore, LeaseHeld
+from pipeline.jobs.tables import metadata
 from pipeline.types import MaskQuality
 from tests.pipeline.jobs.conftest import Clock
-from tests.pipeline.jobs.jobs import OBJECTS, UPLOAD, end, process, upload
+from tests.pipeline.jobs.jobs import OBJECTS, UPLOAD, end, let_run_out, process, upload
 
 Open = Callable[[], JobStore]
 
@@ -39,16 +40,8 @@ WRITES = {
 }
 
 
-def let_run_out(store: JobStore) -> None:
-    """The holder slept for longer than its lease."""
-    with store._database.writing() as connection:
-        connection.execute(sa.text("UPDATE lease SET expires_at = expires_at - 1000000"))
-
-
 def everything(store: JobStore) -> list[list[tuple[object, ...]]]:
     """All rows except the lease's."""
-    from pipeline.jobs.tables import metadata
-
     with store._database.reading() as connection:
         tables = [table for table in metadata.sorted_tables if table.name != "lease"]
         return [[tuple(row) for row in connection.execute(sa.select(table))] for table in tables]
