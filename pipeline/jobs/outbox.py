@@ -39,7 +39,8 @@ def due(connection: sa.Connection, *, now: float, limit: int) -> list[Delivery]:
 
 def next_at(connection: sa.Connection) -> float | None:
     """When the first is due, or None if there is none."""
-    return connection.scalar(sa.select(sa.func.min(deliveries.c.due_at)))
+    earliest: float | None = connection.scalar(sa.select(sa.func.min(deliveries.c.due_at)))
+    return earliest
 
 
 def remove(connection: sa.Connection, delivery_id: str) -> None:
