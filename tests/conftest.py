@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.servers.s3 import s3, s3_server  # noqa: F401  fixtures
+from tests.servers.work_dirs import artifacts, work_dir  # noqa: F401  fixtures
+
 PIPELINE_TESTS = Path(__file__).parent / "pipeline"
 
 

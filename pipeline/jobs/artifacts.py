@@ -42,7 +42,7 @@ class ArtifactStore(Protocol):
 
         Raises:
             FileNotFound: There is none.
-            StorageError: Another file has taken its place.
+            StorageUnavailable: Another file has taken its place.
         """
         ...
 

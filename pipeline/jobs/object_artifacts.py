@@ -43,18 +43,18 @@ class ObjectArtifacts:
 
     def __init__(self, url: str) -> None:
         self._location = ObjectLocation.parse(url)
-        self._store = self._open(timeout_s=_READ_S, read_timeout_s=_SILENCE_S)
-        # Reqwest counts the sending of a body as silence, so large files need patience of their own.
+        self._store = self._open(_READ_S, _SILENCE_S)
         self._writer = functools.lru_cache(maxsize=8)(self._open)
 
     def write(self, job_id: str, name: str, data: bytes) -> None:
         key = _key(job_id, name)
         with _asking(name):
-            megabytes = len(data) // _LARGE_BYTES
-            if megabytes:
+            blocks = len(data) // _LARGE_BYTES
+            if blocks:
                 self._probe()  # storage that hangs is found out at once, not after the patience below
-            patience_s = _SILENCE_S + megabytes * (_LARGE_BYTES / _SLOWEST_BYTES_PER_S)
-            obstore.put(self._writer(timeout_s=patience_s), key, data, use_multipart=False)
+            patience_s = _SILENCE_S + blocks * (_LARGE_BYTES / _SLOWEST_BYTES_PER_S)
+            # One put, never parts: those of a killed writer would stay behind, unseen and paid for.
+            obstore.put(self._writer(patience_s, patience_s), key, data, use_multipart=False)
 
     def read(self, job_id: str, name: str) -> bytes:
         stat = self.stat(job_id, name)
@@ -110,7 +110,7 @@ class ObjectArtifacts:
     def check(self) -> None:
         key = f"check/{uuid.uuid4().hex}"
         try:
-            obstore.put(self._writer(timeout_s=_SILENCE_S), key, b"clearcut", use_multipart=False)
+            obstore.put(self._writer(_SILENCE_S, _SILENCE_S), key, b"clearcut", use_multipart=False)
             try:
                 obstore.get(self._store, key).bytes()
                 self._probe()
@@ -136,8 +136,11 @@ class ObjectArtifacts:
         """Asks for something small; raises obstore's error if that fails."""
         next(obstore.list(self._store, "jobs", chunk_size=1), None)
 
-    def _open(self, *, timeout_s: float, read_timeout_s: float | None = None) -> S3Store:
-        silence = {} if read_timeout_s is None else {"read_timeout": timedelta(seconds=read_timeout_s)}
+    def _open(self, timeout_s: float, silence_s: float) -> S3Store:
+        """A client that waits ``timeout_s`` for a whole request and ``silence_s`` for its next byte.
+
+        The time a body takes to be sent counts as silence.
+        """
         try:
             return S3Store(
                 self._location.bucket,
@@ -145,8 +148,8 @@ class ObjectArtifacts:
                 client_options={
                     "allow_http": self._location.plain_http,
                     "connect_timeout": timedelta(seconds=_CONNECT_S),
+                    "read_timeout": timedelta(seconds=silence_s),
                     "timeout": timedelta(seconds=timeout_s),
-                    **silence,
                 },
                 retry_config={
                     "max_retries": _RETRIES,

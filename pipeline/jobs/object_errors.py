@@ -17,7 +17,7 @@ from pipeline.jobs import storage_problems
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
-_REQUEST = re.compile(r"performing (\w+) (\S+)")
+_REQUEST = re.compile(r"performing ([A-Z]+) (\S+)")
 _CAUSE = re.compile(
     r'message: "([^"]{1,200})"|(TimedOut)|(invalid peer certificate[^"\n]{0,100})|(InvalidCertificate\(\s*\w+)'
 )

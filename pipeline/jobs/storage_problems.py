@@ -30,5 +30,5 @@ def refused(reason: str) -> StorageError:
     return StorageError("The server's storage does not work.")
 
 
-def replaced() -> StorageError:
-    return StorageError("The file was replaced while it was read. Ask for it again.")
+def replaced() -> StorageUnavailable:
+    return StorageUnavailable("The file was replaced while it was read. Ask for it again.", retry_after=1)

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
+import obstore
 import pytest
+from obstore.store import S3Store
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
 _OTHERS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ALLOW_HTTP", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
@@ -35,6 +37,11 @@ class S3Server:
         name = f"test-{uuid.uuid4().hex}"
         httpx.put(f"{self.url}/{name}").raise_for_status()
         return name
+
+    def keys(self, bucket: str) -> list[str]:
+        """Everything in a bucket, in order of name; this process's environment must point here."""
+        store = S3Store(bucket, client_options={"allow_http": True})
+        return sorted(found["path"] for found in obstore.list(store).collect())
 
 
 @contextmanager
