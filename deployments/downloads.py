@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from pipeline.errors import FileNotFound
+from pipeline.jobs import storage_problems
 from pipeline.jobs.artifacts import ArtifactStore
+
+T = TypeVar("T")
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
+# Threads of their own: storage that hangs holds up other downloads, and never the decoding of images.
+_THREADS = ThreadPoolExecutor(16, thread_name_prefix="download")
+_ANSWER_WITHIN_S = 12.0  # a thread that comes free, and then the storage's own limits
 
-async def artifact_response(request: Request, artifacts: ArtifactStore, job_id: str, name: str) -> Response:
+
+async def artifact_response(
+    request: Request, artifacts: ArtifactStore, job_id: str, stored: str, filename: str
+) -> Response:
     """The file, or the one range asked for; 304 if the client has it already.
+
+    Its first bytes are read before anything is answered, so a storage that fails is told with a proper status. One
+    that fails later, or another file in its place, cuts the answer off: the client gets fewer bytes than announced and
+    can resume.
+
+    Args:
+        stored: The file's name in the storage.
+        filename: The name it is downloaded under.
 
     Raises:
         FileNotFound: There is none.
+        StorageError: The storage does not work now.
         HTTPException: 416, the range lies outside the file.
     """
-    stat = await asyncio.to_thread(artifacts.stat, job_id, name)
+    try:
+        return await _respond(request, artifacts, job_id, stored, filename)
+    except FileNotFound as error:
+        raise FileNotFound(error.detail, filename=filename) from None
+
+
+async def _respond(request: Request, artifacts: ArtifactStore, job_id: str, stored: str, filename: str) -> Response:
+    stat = await _in_thread(lambda: artifacts.stat(job_id, stored))
     etag = f'"{stat.etag}"'
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": etag,
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Disposition": f'attachment; filename="{filename}"',
         "X-Content-Type-Options": "nosniff",
     }
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
@@ -42,8 +71,9 @@ async def artifact_response(request: Request, artifacts: ArtifactStore, job_id: 
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, media_type="image/png", headers=headers)
-    chunks = _chunks(artifacts, job_id, name, start, stop)
-    return StreamingResponse(chunks, status_code=status, media_type="image/png", headers=headers)
+    chunks = artifacts.chunks(job_id, stored, start, stop, etag=stat.etag)
+    first = await _next(chunks)
+    return StreamingResponse(_stream(first, chunks), status_code=status, media_type="image/png", headers=headers)
 
 
 def _span(header: str, size: int) -> tuple[int, int] | None:
@@ -63,7 +93,21 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-async def _chunks(artifacts: ArtifactStore, job_id: str, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
-    iterator = artifacts.chunks(job_id, name, start, stop)
-    while (chunk := await asyncio.to_thread(next, iterator, None)) is not None:
+async def _stream(first: bytes | None, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    chunk = first
+    while chunk is not None:
         yield chunk
+        chunk = await _next(chunks)
+
+
+async def _next(chunks: Iterator[bytes]) -> bytes | None:
+    return await _in_thread(lambda: next(chunks, None))
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    run = contextvars.copy_context().run  # what is logged there carries this request's id
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            return await asyncio.get_running_loop().run_in_executor(_THREADS, run, call)
+    except TimeoutError:
+        raise storage_problems.unavailable(f"no answer within {_ANSWER_WITHIN_S} s") from None
