@@ -102,7 +102,7 @@ async def download(
         name = filename.rsplit(".", 1)[0] + ".jpg"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
         return Response(jpeg, media_type="image/jpeg", headers=headers)
-    return await artifact_response(request, services.artifacts, job_id, filename)
+    return await artifact_response(request, services.artifacts, job_id, filename, filename)
 
 
 @router.delete("/cleanup/{job_id}", response_model=JobDeleted)
