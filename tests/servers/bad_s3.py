@@ -32,15 +32,15 @@ class Answers:
 
     Attributes:
         status: Of each answer.
-        body: Of each answer; that many bytes of it come.
+        body: Of each answer.
         sent: How many bytes of the body come before the server falls silent; None for all.
-        requests: Method, path and ``Range`` of what was asked.
+        requests: Method, path, ``Range`` and ``If-Match`` of what was asked.
     """
 
     status: int = 200
     body: bytes = b""
     sent: int | None = None
-    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
 
 
@@ -51,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         answers = self.answers
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answers.requests.append((self.command, self.path, self.headers.get("Range")))
+        pinned = self.headers.get("If-Match")
+        answers.requests.append((self.command, self.path, self.headers.get("Range"), pinned))
         self.send_response(answers.status)
         self.send_header("Content-Length", str(len(answers.body)))
         self.send_header("ETag", '"tag"')

@@ -70,7 +70,15 @@ class TestRanges:
             use_s3(monkeypatch, url)
             chunks = open_artifacts("s3://bucket").chunks("job", "a.png", 0, 100, etag="tag")
             assert b"".join(chunks) == b"x" * 100
-        assert answers.requests == [("GET", "/bucket/jobs/job/a.png", "bytes=0-99")]
+        assert answers.requests == [("GET", "/bucket/jobs/job/a.png", "bytes=0-99", '"tag"')]
+
+    def test_a_whole_file_is_pinned_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The answer may break off, and be continued by a second request."""
+        answers = Answers(200, b"x" * 100)
+        with answering_server(answers) as url:
+            use_s3(monkeypatch, url)
+            assert open_artifacts("s3://bucket").read("job", "a.png") == b"x" * 100
+        assert answers.requests[-1] == ("GET", "/bucket/jobs/job/a.png", None, '"tag"')
 
     def test_another_file_is_not_sent_by_a_server_that_does_not_compare(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with answering_server(Answers(206, b"x" * 100)) as url:
