@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import EmbeddingLost, InferenceError
-from pipeline.operations.segment_objects import segment_objects
+from pipeline.operations.segment_objects import MAX_EMBEDDINGS, segment_objects
 from pipeline.types import EmbeddingRef, MaskCandidates, Prompt
 from tests.stub_models import DiscSegmenter, FailingSegmenter, photo
 
@@ -111,17 +111,20 @@ class Forgetful(DiscSegmenter):
         return await super().masks(embedding, prompts, candidates=candidates)
 
 
-async def test_a_lost_embedding_is_made_again() -> None:
-    segmenter = Forgetful(losses=1)
+@pytest.mark.parametrize("losses", [1, 2])
+async def test_a_lost_embedding_is_made_again(losses: int) -> None:
+    segmenter = Forgetful(losses)
     (found,) = await segment_objects(photo(), [tap((60, 45))], segmenter=segmenter)
     mask = found.mask
     assert mask[45, 60]
-    assert len(segmenter.embedded) == 2
+    assert len(segmenter.embedded) == losses + 1
 
 
-async def test_an_embedding_lost_twice_is_an_error() -> None:
+async def test_an_embedding_that_is_lost_every_time_is_an_error() -> None:
+    segmenter = Forgetful(losses=1000)
     with pytest.raises(EmbeddingLost):
-        await segment_objects(photo(), [tap((60, 45))], segmenter=Forgetful(losses=2))
+        await segment_objects(photo(), [tap((60, 45))], segmenter=segmenter)
+    assert len(segmenter.embedded) == MAX_EMBEDDINGS
 
 
 async def test_a_failed_model_is_told() -> None:
