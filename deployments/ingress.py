@@ -7,26 +7,23 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
-from typing import cast
 
 from fastapi import FastAPI
 from ray import serve
 
 from deployments.errors import install_error_handlers
-from deployments.handles import Handle, RemoteMatting, RemoteModel, call
-from deployments.latency import LatencySummary, Snapshot
+from deployments.handles import Handle, RemoteMatting, RemoteModel
 from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
+from deployments.remote_jobs import RemoteJobs
 from deployments.resources import MODELS
 from deployments.routes import background_removal, jobs, system
 from deployments.services import Services
 from deployments.version import API_VERSION
 from pipeline.config import Settings
 from pipeline.errors import ClearcutError
-from pipeline.jobs.artifacts import LocalArtifacts
-from pipeline.jobs.store import JobObject, JobRecord
+from pipeline.jobs.artifacts import open_artifacts
 
-JOB_CALL_TIMEOUT_S = 30.0
 LATENCY_REPORT_EVERY_S = 5.0
 SMALL_BODY_MB = 1.0
 
@@ -70,38 +67,6 @@ async def _report_latencies(services: Services) -> None:
             await services.jobs.report_latency(services.replica, services.latency.snapshot())
 
 
-class RemoteJobs:
-    """The JobManager deployment behind the ``Jobs`` protocol."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    async def create(self, job_id: str, *, width: int, height: int) -> JobRecord:
-        return cast(JobRecord, await self._call("create", job_id, width, height, retry=False))
-
-    async def get(self, job_id: str) -> JobRecord:
-        return cast(JobRecord, await self._call("get", job_id))
-
-    async def segment(self, job_id: str, objects: tuple[JobObject, ...]) -> JobRecord:
-        return cast(JobRecord, await self._call("segment", job_id, objects, retry=False))
-
-    async def require_file(self, job_id: str, name: str) -> None:
-        await self._call("require_file", job_id, name)
-
-    async def delete(self, job_id: str) -> None:
-        await self._call("delete", job_id)
-
-    async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
-        return cast(LatencySummary, await self._call("report_latency", replica, snapshot))
-
-    async def ready(self) -> bool:
-        return cast(bool, await self._call("ready"))
-
-    async def _call(self, method: str, *arguments: object, retry: bool = True) -> object:
-        send = functools.partial(self._handle.options(method_name=method).remote, *arguments)
-        return await call(send, timeout_s=JOB_CALL_TIMEOUT_S, retry=retry)
-
-
 def _remote_services() -> Services:
     """Handles of the deployments of this application, and this machine's settings."""
     settings = Settings()
@@ -120,7 +85,7 @@ def _remote_services() -> Services:
         settings=settings,
         matting=RemoteMatting(serve.get_deployment_handle("BiRefNet")),
         jobs=RemoteJobs(serve.get_deployment_handle("JobManager")),
-        artifacts=LocalArtifacts(settings.work_dir),
+        artifacts=open_artifacts(settings.work_dir),
         model_status=model_status,
     )
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+
 from ray import serve
 
 from deployments.handles import Handle, RemoteInpainter, RemoteSegmenter
-from deployments.job_scheduler import JobScheduler
+from deployments.job_scheduler import JobLimits, JobScheduler
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
 from pipeline.config import Settings
-from pipeline.jobs.artifacts import LocalArtifacts
-from pipeline.jobs.store import JobObject, JobRecord, JobStore
+from pipeline.errors import StorageUnavailable
+from pipeline.jobs.artifacts import open_artifacts
+from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
+from pipeline.jobs.store import JobStore
+
+_DATABASE_EVERY_S = 2.0
+
+logger = logging.getLogger("ray.serve")
 
 
 @serve.deployment(
-    max_ongoing_requests=500, health_check_period_s=10, graceful_shutdown_timeout_s=30, max_surge_percent=0
+    # A call per waiting client: status and event streams wait here.
+    max_ongoing_requests=2000,
+    # A replica that lost its lease or died is replaced within seconds; jobs stand still until then.
+    health_check_period_s=1,
+    health_check_timeout_s=10,
+    graceful_shutdown_timeout_s=20,
+    graceful_shutdown_wait_loop_s=0.5,
+    max_surge_percent=0,
 )
 class JobManager:
     """Admits jobs, works on them with the models' help, and answers for them. What it promises is on disk."""
@@ -23,24 +42,48 @@ class JobManager:
         settings = Settings()
         self._latency = LatencyBoard()
         self._scheduler = JobScheduler(
-            JobStore.in_folder(settings.work_dir, ttl_s=settings.job_ttl_hours * 3600),
-            LocalArtifacts(settings.work_dir),
+            await _open_store(settings),
+            open_artifacts(settings.work_dir),
             segmenter=RemoteSegmenter(mobile_sam),
             inpainter=RemoteInpainter(lama),
+            owner=serve.get_replica_context().replica_id.unique_id,
+            limits=JobLimits.of(settings),
         )
         await self._scheduler.start()
 
-    async def create(self, job_id: str, width: int, height: int) -> JobRecord:
-        return await self._scheduler.create(job_id, width=width, height=height)
+    def __del__(self) -> Coroutine[object, object, None] | None:
+        """What Serve calls, and awaits, before it ends the replica: jobs stop, and the next replica need not wait."""
+        scheduler: JobScheduler | None = self.__dict__.pop("_scheduler", None)
+        return scheduler.stop() if scheduler else None  # Python's own call comes second, and finds nothing
 
-    async def get(self, job_id: str) -> JobRecord:
-        return await self._scheduler.get(job_id)
+    async def check_health(self) -> None:
+        self._scheduler.check()
 
-    async def segment(self, job_id: str, objects: tuple[JobObject, ...]) -> JobRecord:
-        return await self._scheduler.segment(job_id, objects)
+    async def reserve(self, job_id: str, client: str, size: int, key: IdempotencyKey | None) -> JobRecord:
+        return await self._scheduler.reserve(job_id, client=client, size=size, key=key)
 
-    async def require_file(self, job_id: str, name: str) -> None:
-        await self._scheduler.require_file(job_id, name)
+    async def create(self, job_id: str, width: int, height: int, size: int) -> JobRecord:
+        return await self._scheduler.create(job_id, width=width, height=height, size=size)
+
+    async def discard(self, job_id: str) -> None:
+        await self._scheduler.discard(job_id)
+
+    async def get(self, job_id: str, wait_s: float) -> JobView:
+        return await self._scheduler.get(job_id, wait_s=wait_s)
+
+    async def segment(
+        self, job_id: str, objects: tuple[JobObject, ...], callback_url: str | None, key: IdempotencyKey | None
+    ) -> JobRecord:
+        return await self._scheduler.segment(job_id, objects, callback_url=callback_url, key=key)
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        return await self._scheduler.cancel(job_id)
+
+    async def events(self, job_id: str, after: int, wait_s: float) -> list[JobEvent]:
+        return await self._scheduler.events(job_id, after=after, wait_s=wait_s)
+
+    async def file(self, job_id: str, name: str) -> str:
+        return await self._scheduler.file(job_id, name)
 
     async def delete(self, job_id: str) -> None:
         await self._scheduler.delete(job_id)
@@ -50,4 +93,26 @@ class JobManager:
         return self._latency.report(replica, snapshot)
 
     async def ready(self) -> bool:
+        self._scheduler.check()
         return True
+
+
+async def _open_store(settings: Settings) -> JobStore:
+    """The jobs' database, as soon as it answers.
+
+    Raises:
+        ValueError: Only files are in object storage: jobs need a database that outlives this machine as well.
+    """
+    ttl_s = settings.job_ttl_hours * 3600
+    if settings.database_url:
+        connect = partial(JobStore, settings.database_url, ttl_s=ttl_s)
+    elif "://" in settings.work_dir:
+        raise ValueError("WORK_DIR is object storage, which holds no database: set DATABASE_URL as well.")
+    else:
+        connect = partial(JobStore.in_folder, Path(settings.work_dir), ttl_s=ttl_s)
+    while True:
+        try:
+            return await asyncio.to_thread(connect)
+        except StorageUnavailable as error:
+            logger.warning("JobManager waits for the database of jobs: %r", error)
+        await asyncio.sleep(_DATABASE_EVERY_S)

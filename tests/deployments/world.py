@@ -15,19 +15,23 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deployments.ingress import create_app
-from deployments.job_scheduler import JobScheduler
+from deployments.job_scheduler import JobLimits, JobScheduler
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
 from deployments.model_status import ModelStatus
 from deployments.services import Services
 from pipeline.config import Settings
 from pipeline.jobs.artifacts import LocalArtifacts
-from pipeline.jobs.store import JobObject, JobRecord, JobStore
+from pipeline.jobs.records import JobRecord
+from pipeline.jobs.store import JobStore
 from pipeline.protocols import Inpainter, Matting, Segmenter
 from tests.stub_models import PATIENCE_S, ColourInpainter, DiscSegmenter, EllipseMatting, decode, encode, photo
 
+RETRY_DELAYS_S = (0.0, 0.0, 0.0)
+"""Pauses of jobs that met a passing obstacle, short for tests."""
+
 
 class WatchedStore(JobStore):
-    """A store that remembers every record it wrote, and tells when a job has ended."""
+    """A store that remembers every record that work on a job wrote, and tells when a job has ended."""
 
     history: list[JobRecord]
 
@@ -38,27 +42,39 @@ class WatchedStore(JobStore):
         self._ends: dict[str, asyncio.Event] = {}
 
     async def ended(self, job_id: str) -> JobRecord:
-        """The record of the job once it is ``ready`` or in ``error``."""
+        """The record of the job once it is ``ready``, in ``error`` or ``canceled``."""
         await asyncio.wait_for(self._ends.setdefault(job_id, asyncio.Event()).wait(), PATIENCE_S)
         return [record for record in self.history if record.job_id == job_id][-1]
 
-    def start(self, job_id: str, objects: tuple[JobObject, ...], *, keep_files: tuple[str, ...]) -> JobRecord:
-        record = super().start(job_id, objects, keep_files=keep_files)
-        self._loop.call_soon_threadsafe(self._ends.setdefault(job_id, asyncio.Event()).clear)
-        return self._keep(record)
+    def start(self, job_id: str, *args: Any, **kwargs: Any) -> tuple[JobRecord, bool]:
+        record, started = super().start(job_id, *args, **kwargs)
+        if started:
+            self._loop.call_soon_threadsafe(self._ends.setdefault(job_id, asyncio.Event()).clear)
+            self.history.append(record)
+        return record, started
 
-    def advance(
-        self, job_id: str, *, stage: str | None = None, progress: int, add_file: str | None = None
-    ) -> JobRecord:
-        return self._keep(super().advance(job_id, stage=stage, progress=progress, add_file=add_file))
+    def begin(self, *args: Any) -> JobRecord:
+        return self._keep(super().begin(*args))
 
-    def finish(self, job_id: str, *, error: str | None = None) -> JobRecord:
-        record = self._keep(super().finish(job_id, error=error))
-        self._loop.call_soon_threadsafe(self._ends.setdefault(job_id, asyncio.Event()).set)
-        return record
+    def requeue(self, *args: Any, **kwargs: Any) -> JobRecord:
+        return self._keep(super().requeue(*args, **kwargs))
 
-    def _keep(self, record: JobRecord) -> JobRecord:
+    def advance(self, *args: Any, **kwargs: Any) -> JobRecord:
+        return self._keep(super().advance(*args, **kwargs))
+
+    def found(self, *args: Any) -> JobRecord:
+        return self._keep(super().found(*args))
+
+    def finish(self, *args: Any, **kwargs: Any) -> JobRecord:
+        return self._keep(super().finish(*args, **kwargs), ended=True)
+
+    def cancel(self, *args: Any, **kwargs: Any) -> JobRecord:
+        return self._keep(super().cancel(*args, **kwargs), ended=True)
+
+    def _keep(self, record: JobRecord, *, ended: bool = False) -> JobRecord:
         self.history.append(record)
+        if ended:
+            self._loop.call_soon_threadsafe(self._ends.setdefault(record.job_id, asyncio.Event()).set)
         return record
 
 
@@ -68,26 +84,21 @@ class LocalJobs:
     def __init__(self, scheduler: JobScheduler) -> None:
         self._scheduler = scheduler
         self._board = LatencyBoard()
-
-    async def create(self, job_id: str, *, width: int, height: int) -> JobRecord:
-        return await self._scheduler.create(job_id, width=width, height=height)
-
-    async def get(self, job_id: str) -> JobRecord:
-        return await self._scheduler.get(job_id)
-
-    async def segment(self, job_id: str, objects: tuple[JobObject, ...]) -> JobRecord:
-        return await self._scheduler.segment(job_id, objects)
-
-    async def require_file(self, job_id: str, name: str) -> None:
-        await self._scheduler.require_file(job_id, name)
-
-    async def delete(self, job_id: str) -> None:
-        await self._scheduler.delete(job_id)
+        self.reserve = scheduler.reserve
+        self.create = scheduler.create
+        self.discard = scheduler.discard
+        self.get = scheduler.get
+        self.segment = scheduler.segment
+        self.cancel = scheduler.cancel
+        self.events = scheduler.events
+        self.file = scheduler.file
+        self.delete = scheduler.delete
 
     async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
         return self._board.report(replica, snapshot)
 
     async def ready(self) -> bool:
+        self._scheduler.check()
         return True
 
 
@@ -95,6 +106,7 @@ class LocalJobs:
 class World:
     """One service without Ray, and the inside of it."""
 
+    folder: Path
     settings: Settings
     services: Services
     store: WatchedStore
@@ -138,11 +150,18 @@ async def open_world(
         segmenter or DiscSegmenter(),
         inpainter or ColourInpainter(),
     )
-    known = Settings(_env_file=None, **{"work_dir": folder, **settings})
+    known = Settings(_env_file=None, **{"work_dir": str(folder), "work_dir_min_free_gb": 0, **settings})
     store = WatchedStore.in_folder(folder, ttl_s=known.job_ttl_hours * 3600)
     assert isinstance(store, WatchedStore)
     artifacts = LocalArtifacts(folder)
-    scheduler = JobScheduler(store, artifacts, segmenter=segmenter, inpainter=inpainter)
+    scheduler = JobScheduler(
+        store,
+        artifacts,
+        segmenter=segmenter,
+        inpainter=inpainter,
+        limits=JobLimits.of(known),
+        retry_delays_s=RETRY_DELAYS_S,
+    )
     models = {"BiRefNet": matting, "MobileSAM": segmenter, "LaMa": inpainter}
     told = {name: ModelStatus(await model.info()) for name, model in models.items()} | dict(model_status or {})
 
@@ -158,6 +177,6 @@ async def open_world(
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://clearcut") as client,
         ):
-            yield World(known, services, store, artifacts, scheduler, client)
+            yield World(folder, known, services, store, artifacts, scheduler, client)
     finally:
         await scheduler.stop()
