@@ -66,13 +66,13 @@ class JobThreads:
 
         Its thread cannot be stopped: a file written after its job was deleted would bring the folder back.
         """
-        call = asyncio.get_running_loop().run_in_executor(self._files, partial(function, *args, **kwargs))
+        submitted = self._files.submit(partial(function, *args, **kwargs))
+        call = asyncio.wrap_future(submitted)
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
-            if not call.cancel():
-                await asyncio.wait([call])
-                call.exception()  # seen, for nobody else will look
+            submitted.cancel()  # if it has not begun
+            await asyncio.wait([call])
             raise
 
     async def close(self) -> None:

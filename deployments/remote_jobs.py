@@ -1,4 +1,4 @@
-"""JobManager behind the ``Jobs`` protocol: its replica may be killed in mid-call, and callers see seconds, not errors."""
+"""JobManager behind the ``Jobs`` protocol: when its replica is killed in mid-call, callers see seconds, not errors."""
 
 from __future__ import annotations
 
