@@ -353,9 +353,10 @@ class JobScheduler:
         del self._running[waiting.job_id]
         if not task.cancelled():
             failure = task.exception()
-            if failure is not None:
-                level = logging.INFO if isinstance(failure, LeaseLost) else logging.ERROR
-                logger.log(level, "Job %s was left for the next start.", waiting.job_id, exc_info=failure)
+            if isinstance(failure, LeaseLost):
+                logger.info("Job %s is left to the next owner of the jobs.", waiting.job_id)
+            elif failure is not None:
+                logger.error("Job %s is left for the next start.", waiting.job_id, exc_info=failure)
             elif (again := task.result()) is not None:
                 self._enqueue(again, first=True)
             else:
