@@ -11,7 +11,8 @@ from pathlib import Path
 from ray import serve
 
 from deployments.handles import Handle, RemoteInpainter, RemoteSegmenter
-from deployments.job_scheduler import JobLimits, JobScheduler
+from deployments.job_limits import JobLimits
+from deployments.job_scheduler import JobScheduler
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
 from pipeline.config import Settings
 from pipeline.errors import StorageUnavailable
@@ -41,7 +42,7 @@ class JobManager:
         # Asynchronous because the scheduler's tasks belong to the loop that Serve runs this replica on.
         settings = Settings()
         self._latency = LatencyBoard()
-        self._scheduler = JobScheduler(
+        scheduler = JobScheduler(
             await _open_store(settings),
             open_artifacts(settings.work_dir),
             segmenter=RemoteSegmenter(mobile_sam),
@@ -49,7 +50,8 @@ class JobManager:
             owner=serve.get_replica_context().replica_id.unique_id,
             limits=JobLimits.of(settings),
         )
-        await self._scheduler.start()
+        await scheduler.start()
+        self._scheduler = scheduler
 
     def __del__(self) -> Coroutine[object, object, None] | None:
         """What Serve calls, and awaits, before it ends the replica: jobs stop, and the next replica need not wait."""

@@ -6,19 +6,17 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from deployments.job_lease import RENEW_EVERY_S, TTL_S, LeaseKeeper
+from deployments.job_limits import JobLimits
 from deployments.job_outbox import JobOutbox
 from deployments.job_prompts import MAX_OBJECTS, check_objects
-from deployments.job_queue import FairQueue, RunTimes, Waiting
 from deployments.job_sweep import JobSweep
 from deployments.job_threads import JobThreads
+from deployments.job_turns import JobTurns
 from deployments.job_watch import JobWatch
 from deployments.job_work import INTERRUPTED, MAX_ATTEMPTS, MAX_DEATHS, QUARANTINED, RETRY_DELAYS_S, JobWork
-from pipeline.config import Settings
 from pipeline.errors import ClearcutError, FileNotFound, JobNotFound, JobNotReady, LeaseLost, StorageError
 from pipeline.jobs.artifacts import ArtifactStore, stored_name
 from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
@@ -29,38 +27,7 @@ from pipeline.protocols import Inpainter, Segmenter
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GIB = 1024**3
-
 logger = logging.getLogger("ray.serve")
-
-
-@dataclass(frozen=True)
-class JobLimits:
-    """How much there may be of what.
-
-    Attributes:
-        max_running: Jobs worked on at once; the models batch what these ask.
-        max_waiting: Jobs accepted and not finished; more are refused.
-        max_bytes: What the files of all jobs may take together; None is no limit.
-        min_free_bytes: Room that an upload must leave on the disk.
-        max_waiters: Callers that may wait for a change at once; further ones are answered at once.
-    """
-
-    max_running: int = 4
-    max_waiting: int = 1000
-    max_bytes: int | None = None
-    min_free_bytes: int = 0
-    max_waiters: int = 400
-
-    @classmethod
-    def of(cls, settings: Settings) -> JobLimits:
-        """The limits this machine is configured for."""
-        return cls(
-            max_running=settings.max_running_jobs,
-            max_waiting=settings.max_waiting_jobs,
-            max_bytes=int(settings.work_dir_max_gb * GIB) or None,
-            min_free_bytes=int(settings.work_dir_min_free_gb * GIB),
-        )
 
 
 class JobScheduler:
@@ -76,6 +43,7 @@ class JobScheduler:
         inpainter: Fills holes.
         owner: Who has the lease, for people to read.
         limits: How much there may be of what.
+        old_files_s: How long the files of a run stay after the next one was asked for, for downloads under way.
         sweep_every_s, retry_delays_s, lease_ttl_s, renew_every_s: See ``JobSweep``, ``JobWork`` and ``LeaseKeeper``.
     """
 
@@ -88,6 +56,7 @@ class JobScheduler:
         inpainter: Inpainter,
         owner: str = "JobManager",
         limits: JobLimits | None = None,
+        old_files_s: float = 60,
         sweep_every_s: float = 60,
         retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
         lease_ttl_s: float = TTL_S,
@@ -96,6 +65,7 @@ class JobScheduler:
         self._store = store
         self._artifacts = artifacts
         self._limits = limits or JobLimits()
+        self._old_files_s = old_files_s
         self.threads = JobThreads()
         self._watch = JobWatch(self._limits.max_waiters)
         self._lease = LeaseKeeper(
@@ -119,13 +89,10 @@ class JobScheduler:
             retry_delays_s=retry_delays_s,
         )
         self._sweep = JobSweep(store, artifacts, self.threads, every_s=sweep_every_s)
-        self._queue = FairQueue()
-        self._times = RunTimes()
-        self._running: dict[str, tuple[Waiting, asyncio.Task[JobRecord | None]]] = {}
+        self._turns = JobTurns(self._work, max_running=self._limits.max_running)
         self._changes: set[asyncio.Task[Any]] = set()  # of which each comes to its end
         self._beside: set[asyncio.Task[Any]] = set()  # what runs on until the scheduler stops
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._stopped = False
 
     # Life of the scheduler.
 
@@ -135,7 +102,6 @@ class JobScheduler:
         for record in await self.threads.insist(self._store.unfinished, "The start"):
             await self._take_up(record)
         self.run_beside(self._sweep.run(self._lease.lose))
-        self._dispatch()
 
     def run_beside(self, work: Coroutine[object, object, None]) -> None:
         """Runs ``work`` until the scheduler stops or has lost its lease."""
@@ -144,15 +110,15 @@ class JobScheduler:
     async def stop(self) -> None:
         """Stops working and gives the lease back; unfinished jobs are taken up at the next start."""
         self._stop_work()
-        running = [task for _, task in self._running.values()]
-        await asyncio.gather(*running, *self._beside, *self._changes, return_exceptions=True)
+        await self._turns.wait_stopped()
+        await asyncio.gather(*self._beside, *self._changes, return_exceptions=True)
         await self._lease.release()
         await self.threads.close()
         self._store.close()
 
     def _stop_work(self) -> None:
-        self._stopped = True
-        for task in (*self._beside, *(task for _, task in self._running.values())):
+        self._turns.stop()
+        for task in self._beside:
             task.cancel()
 
     def check(self) -> None:
@@ -205,10 +171,7 @@ class JobScheduler:
             record = await self.threads.database(self._store.get, job_id)
             while record.state == "processing" and await waiter.wait():
                 record = await self.threads.database(self._store.get, job_id)
-        position = self._queue.position(job_id)
-        if position is None:
-            return JobView(record)
-        return JobView(record, position, self._times.wait_s(position, self._limits.max_running))
+        return self._turns.view(record)
 
     async def events(self, job_id: str, *, after: int, wait_s: float) -> list[JobEvent]:
         """What happened to the job after event ``after``; waits up to ``wait_s`` for the first of it.
@@ -282,8 +245,8 @@ class JobScheduler:
             if started:
                 logger.info("Job %s is queued (run %d, %d objects).", job_id, record.run, len(objects))
                 self._watch.changed(job_id)
-                self._enqueue(record)
-                _keep(asyncio.create_task(self._delete_files_of_run(before)), self._changes)
+                self._turns.add(record)
+                self.run_beside(self._delete_files_of_run(before, after_s=self._old_files_s))
             return record
 
     async def cancel(self, job_id: str) -> JobRecord:
@@ -299,8 +262,9 @@ class JobScheduler:
         async with self._lock(job_id):
             record = await self._write(self._store.cancel, job_id, keep_files=(ORIGINAL,))
             logger.info("Job %s is canceled.", job_id)
+            self._watch.changed(job_id)
             self.outbox.on_new()
-            await self._end_work(job_id)
+            await self._turns.end(job_id)
             await self._delete_files_of_run(record)
             return record
 
@@ -313,10 +277,11 @@ class JobScheduler:
             await self.threads.database(self._store.get, job_id)  # a reserved one is not there yet
             await self._write(self._store.delete, job_id)
             logger.info("Job %s is deleted.", job_id)
-            await self._end_work(job_id)
+            self._watch.changed(job_id)
+            await self._turns.end(job_id)
             await self._bury(job_id)
 
-    # Turns.
+    # Below: how it is done.
 
     async def _take_up(self, record: JobRecord) -> None:
         """Queues a job that an earlier process left, or ends it if that was tried often enough."""
@@ -328,52 +293,7 @@ class JobScheduler:
         if record.stage != "queued":
             record = await self._work.record(job_id, lambda: self._store.requeue(job_id, run))
         logger.info("Job %s is taken up again (%d attempts so far).", job_id, record.attempts)
-        self._queue.add(_waiting(record))
-
-    def _enqueue(self, record: JobRecord, *, first: bool = False) -> None:
-        if not self._stopped:
-            self._queue.add(_waiting(record), first=first)
-            self._dispatch()
-
-    def _dispatch(self) -> None:
-        """Begins as many of the waiting jobs as there is room for."""
-        while not self._stopped and (waiting := self._queue.next()) is not None and self._has_room_for(waiting):
-            self._queue.take()
-            task = asyncio.create_task(self._work.run(waiting.job_id, waiting.run), name=f"job {waiting.job_id}")
-            self._running[waiting.job_id] = waiting, task
-            begun = asyncio.get_running_loop().time()
-            task.add_done_callback(partial(self._ended, waiting, begun))
-
-    def _has_room_for(self, waiting: Waiting) -> bool:
-        if waiting.alone or any(other.alone for other, _ in self._running.values()):
-            return not self._running
-        return len(self._running) < self._limits.max_running
-
-    def _ended(self, waiting: Waiting, begun: float, task: asyncio.Task[JobRecord | None]) -> None:
-        del self._running[waiting.job_id]
-        if not task.cancelled():
-            failure = task.exception()
-            if isinstance(failure, LeaseLost):
-                logger.info("Job %s is left to the next owner of the jobs.", waiting.job_id)
-            elif failure is not None:
-                logger.error("Job %s is left for the next start.", waiting.job_id, exc_info=failure)
-            elif (again := task.result()) is not None:
-                self._enqueue(again, first=True)
-            else:
-                self._times.add(asyncio.get_running_loop().time() - begun)
-        self._dispatch()
-
-    async def _end_work(self, job_id: str) -> None:
-        """Takes a job that was canceled or deleted out of the queue; returns when nothing works on it any more."""
-        self._watch.changed(job_id)
-        self._queue.remove(job_id)
-        if job_id in self._running:
-            _, task = self._running[job_id]
-            task.cancel()
-            await asyncio.wait([task])
-        self._dispatch()
-
-    # Below: how it is done.
+        self._turns.add(record)
 
     async def _write(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -396,10 +316,11 @@ class JobScheduler:
         except StorageError as failure:
             logger.warning("The files of job %s are deleted later: %s", job_id, failure)
 
-    async def _delete_files_of_run(self, record: JobRecord) -> None:
+    async def _delete_files_of_run(self, record: JobRecord, *, after_s: float = 0) -> None:
         """Deletes what a run made or was about to make; what cannot be deleted now goes with the job."""
         if record.run == 0:
             return
+        await asyncio.sleep(after_s)
         names = set(artifact_names(len(record.objects))) - {ORIGINAL}
         try:
             for name in names:
@@ -420,7 +341,3 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
     failure = None if task.cancelled() else task.exception()
     if failure is not None and not isinstance(failure, ClearcutError):  # those are answers, for whoever asked
         logger.error("Work beside the jobs failed.", exc_info=failure)
-
-
-def _waiting(record: JobRecord) -> Waiting:
-    return Waiting(record.job_id, record.client, record.run, alone=record.deaths > 0)

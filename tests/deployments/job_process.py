@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from deployments.job_scheduler import JobLimits, JobScheduler
+from deployments.job_limits import JobLimits
+from deployments.job_scheduler import JobScheduler
 from pipeline.jobs.artifacts import ArtifactStore, LocalArtifacts, stored_name
 from pipeline.jobs.records import JobObject, JobRecord
 from pipeline.protocols import Inpainter, Segmenter
@@ -83,7 +84,7 @@ async def run(
         segmenter=segmenter or DiscSegmenter(),
         inpainter=inpainter or ColourInpainter(),
         limits=JobLimits(**(limits or {})),
-        **{"retry_delays_s": RETRY_DELAYS_S, "lease_ttl_s": LEASE_S, **options},
+        **{"retry_delays_s": RETRY_DELAYS_S, "lease_ttl_s": LEASE_S, "old_files_s": 0, **options},
     )
     await asyncio.wait_for(scheduler.start(), PATIENCE_S)
     try:

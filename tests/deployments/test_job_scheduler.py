@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.job_scheduler import JobLimits
+from deployments.job_limits import JobLimits
 from pipeline.config import Settings
 from pipeline.errors import (
     FileNotFound,
@@ -131,8 +131,19 @@ class TestSegment:
             record = await process.store.ended("a")
             assert record.run == 2
             assert sorted(process.files(record)) == sorted(artifact_names(1))
+            async with asyncio.timeout(PATIENCE_S):
+                while list(tmp_path.glob("jobs/a/r1.*")):
+                    await asyncio.sleep(0.01)
         stored = {path.name for path in (tmp_path / "jobs" / "a").iterdir()}
         assert stored == {"original.png"} | {f"r2.{name}" for name in artifact_names(1)[1:]}
+
+    async def test_files_of_the_run_before_stay_for_downloads_under_way(self, tmp_path: Path) -> None:
+        async with run(tmp_path, old_files_s=60) as process:
+            await process.begin("a")
+            before = await process.store.ended("a")
+            await process.scheduler.segment("a", TWO)
+            assert (await process.store.ended("a")).run == 2
+            assert sorted(process.files(before)) == sorted(artifact_names(1))
 
     async def test_too_many_waiting_jobs_are_refused_with_a_time(self, tmp_path: Path) -> None:
         async with run(tmp_path, segmenter=HeldSegmenter(), limits={"max_waiting": 2}) as process:

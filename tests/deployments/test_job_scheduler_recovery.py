@@ -26,7 +26,7 @@ from tests.stub_models import PATIENCE_S, ColourInpainter, DiscSegmenter, HeldSe
 
 
 class FreezingStore(WatchedStore):
-    """Freezes its whole process at one of its writes, as SIGSTOP would: ``frozen`` is set, and ``thaw`` lets it go on."""
+    """Freezes its whole process at one of its writes, as SIGSTOP would, and sets ``frozen``; ``thaw`` lets it go on."""
 
     def __init__(self, folder: Path, clock: Clock, *, at_write: int) -> None:
         super().__init__(f"sqlite:///{folder / 'jobs.db'}", ttl_s=3600, now=clock)
@@ -171,9 +171,7 @@ class TestFrozenProcess:
             await frozen.begin("a", TWO)
             await freeze(store, clock)
             before = open_store(folder, now=clock).get("a")
-            async with run(
-                folder, now=clock, segmenter=segmenter, inpainter=inpainter, artifacts=artifacts
-            ) as process:
+            async with run(folder, now=clock, segmenter=segmenter, inpainter=inpainter, artifacts=artifacts) as process:
                 record = await process.store.ended("a")
                 files = process.files(record)
                 store.thaw.set()

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from deployments.ingress import create_app
-from deployments.job_scheduler import JobLimits, JobScheduler
+from deployments.job_limits import JobLimits
+from deployments.job_scheduler import JobScheduler
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
 from deployments.model_status import ModelStatus
 from deployments.services import Services

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import EmptyMask, InferenceError
-from pipeline.operations.extract_and_remove import artifact_names, extract_and_remove
+from pipeline.operations.extract_and_remove import Finished, artifact_names, extract_and_remove
 from pipeline.protocols import Inpainter, Segmenter
 from pipeline.types import Image, Mask, MaskQuality, Prompt
 from tests.stub_models import FILL, PATIENCE_S, ColourInpainter, DiscSegmenter, decode, photo
@@ -47,6 +47,7 @@ async def work(
     segmenter: Segmenter | None = None,
     inpainter: Inpainter | None = None,
     report: Report | None = None,
+    finished: Finished | None = None,
     run_in_pool: Callable[[Callable[[], bytes]], Awaitable[bytes]] = at_once,
 ) -> Report:
     report = report or Report()
@@ -58,6 +59,7 @@ async def work(
         inpainter=inpainter or ColourInpainter(),
         report=report,
         run_in_pool=run_in_pool,
+        finished=finished,
     )
     return report
 
@@ -195,3 +197,84 @@ async def test_encoding_goes_through_the_pool_it_is_given() -> None:
 
     await work(2, run_in_pool=counted)
     assert calls == 3 * 2 + 1
+
+
+class Left:
+    """What an earlier attempt left of a whole job; notes what is read of it."""
+
+    def __init__(self, report: Report, names: Sequence[str]) -> None:
+        self._files = {name: report.files[name] for name in names}
+        self.qualities = tuple(report.qualities)
+        self.read_names: list[str] = []
+
+    async def read(self, name: str) -> bytes:
+        self.read_names.append(name)
+        return self._files[name]
+
+    def as_finished(self) -> Finished:
+        return Finished(frozenset(self._files) | {"original.png"}, self.qualities, self.read)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_is_left_the_rest_comes_out_the_same(count: int, seed: int) -> None:
+    whole = await work(count)
+    dice = np.random.default_rng(seed)
+    names = [name for name in whole.files if dice.random() < 0.6]
+    left = Left(whole, names)
+    report, segmenter, inpainter = Report(), DiscSegmenter(), ColourInpainter()
+    await work(count, report=report, segmenter=segmenter, inpainter=inpainter, finished=left.as_finished())
+    assert set(report.files) == set(whole.files) - set(names)
+    assert all(whole.files[name] == data for name, data in report.files.items())
+    assert len(segmenter.embedded) == (0 if {f"mask_{i}.png" for i in range(count)} <= set(names) else 1)
+    assert report.progress == sorted(report.progress)
+    assert report.progress[-1] == 99
+
+
+async def test_with_every_mask_there_the_models_are_asked_for_fills_alone() -> None:
+    whole = await work(3)
+    left = Left(whole, ["mask_0.png", "mask_1.png", "mask_2.png", "cropped_1.png"])
+    segmenter, report = DiscSegmenter(), Report()
+    await work(3, report=report, segmenter=segmenter, finished=left.as_finished())
+    assert segmenter.embedded == segmenter.prompts == []
+    assert report.stages == ["extracting", "filling"]
+    assert not hasattr(report, "qualities")
+    assert left.read_names == ["mask_0.png", "mask_1.png", "mask_2.png"]
+
+
+async def test_nothing_is_made_where_everything_is_there() -> None:
+    whole = await work(2)
+    segmenter, inpainter, report = DiscSegmenter(), ColourInpainter(), Report()
+    finished = Left(whole, list(whole.files)).as_finished()
+    await work(2, report=report, segmenter=segmenter, inpainter=inpainter, finished=finished)
+    assert report.files == {}
+    assert segmenter.embedded == inpainter.windows == []
+
+
+async def test_masks_without_their_qualities_are_found_again() -> None:
+    whole = await work(2)
+    left = Left(whole, ["mask_0.png", "mask_1.png"])
+    left.qualities = ()
+    report = Report()
+    await work(2, report=report, finished=left.as_finished())
+    assert report.qualities == whole.qualities
+
+
+async def test_a_stored_mask_is_kept_where_the_model_now_says_otherwise() -> None:
+    """The files made from it are out already."""
+    whole = await work(2)
+    report = Report()
+    finished = Left(whole, ["mask_0.png", "cropped_0.png"]).as_finished()
+    await work(2, report=report, segmenter=DiscSegmenter(radius_px=14), finished=finished)
+    np.testing.assert_array_equal(decode(report.files["inpainted_0.png"]), decode(whole.files["inpainted_0.png"]))
+
+
+async def test_an_object_without_a_mask_is_the_same_error_the_second_time() -> None:
+    whole = Report()
+    with pytest.raises(EmptyMask):
+        await work(3, segmenter=DiscSegmenter(blind_for=[1]), report=whole)
+    report, left = Report(), Left(whole, ["mask_0.png", "mask_2.png", "inpainted_2.png"])
+    with pytest.raises(EmptyMask, match=r"^Segmentation failed for object 1: mask too small$"):
+        await work(3, segmenter=DiscSegmenter(blind_for=[1]), report=report, finished=left.as_finished())
+    assert set(report.files) == {"cropped_0.png", "cropped_2.png", "inpainted_0.png"}
+    assert all(whole.files[name] == data for name, data in report.files.items())
