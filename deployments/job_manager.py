@@ -30,7 +30,7 @@ logger = logging.getLogger("ray.serve")
     max_ongoing_requests=2000,
     # A replica that lost its lease or died is replaced within seconds; jobs stand still until then.
     health_check_period_s=1,
-    health_check_timeout_s=10,
+    health_check_timeout_s=5,
     graceful_shutdown_timeout_s=20,
     graceful_shutdown_wait_loop_s=0.5,
     max_surge_percent=0,
