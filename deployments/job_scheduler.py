@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -150,14 +151,18 @@ class JobScheduler:
 
     async def _discard(self, job_id: str) -> None:
         async with self._lock(job_id):
-            try:
-                await self.threads.database(self._store.get, job_id)
-            except JobNotFound:  # still reserved; a job that became visible belongs to somebody
-                try:
-                    await self._write(self._store.delete, job_id)
-                except JobNotFound:
-                    return
+            if await self._write(self._drop_reservation, job_id):
                 await self._bury(job_id)
+
+    def _drop_reservation(self, job_id: str) -> bool:
+        """Whether nobody owns the job's files now. One step on the database's thread: no ``create`` comes between."""
+        try:
+            self._store.get(job_id)
+        except JobNotFound:  # reserved; or gone already, and then a slower upload has left a file
+            with contextlib.suppress(JobNotFound):
+                self._store.delete(job_id)
+            return True
+        return False  # it became visible: somebody has it
 
     # Questions.
 
