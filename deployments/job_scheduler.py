@@ -18,7 +18,7 @@ from deployments.job_threads import JobThreads
 from deployments.job_turns import JobTurns
 from deployments.job_watch import JobWatch
 from deployments.job_work import INTERRUPTED, MAX_ATTEMPTS, MAX_DEATHS, QUARANTINED, RETRY_DELAYS_S, JobWork
-from pipeline.errors import ClearcutError, FileNotFound, JobNotFound, JobNotReady, LeaseLost, StorageError
+from pipeline.errors import ClearcutError, FileNotFound, JobNotFound, JobNotReady, LeaseLost, StorageError, StorageFull
 from pipeline.jobs.artifacts import ArtifactStore, stored_name
 from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
 from pipeline.jobs.store import JobStore
@@ -291,12 +291,12 @@ class JobScheduler:
     async def _take_up(self, record: JobRecord) -> None:
         """Queues a job that an earlier process left, or ends it if that was tried often enough."""
         job_id, run = record.job_id, record.run
-        if record.deaths >= MAX_DEATHS:
-            return await self._work.end(job_id, run, QUARANTINED)
-        if record.attempts >= MAX_ATTEMPTS:
-            return await self._work.end(job_id, run, INTERRUPTED)
+        if record.deaths >= MAX_DEATHS or record.attempts >= MAX_ATTEMPTS:
+            text = QUARANTINED if record.deaths >= MAX_DEATHS else INTERRUPTED
+            return self.run_beside(self._work.end(job_id, run, text))
         if record.stage != "queued":
-            record = await self._work.record(job_id, lambda: self._store.requeue(job_id, run))
+            with contextlib.suppress(StorageFull):  # then it says another stage while it waits
+                record = await self._work.record(job_id, lambda: self._store.requeue(job_id, run))
         logger.info("Job %s is taken up again (%d attempts so far).", job_id, record.attempts)
         self._turns.add(record)
 

@@ -22,6 +22,7 @@ from pipeline.errors import (
     LeaseLost,
     Overloaded,
     ReplicaDied,
+    StorageError,
     StorageUnavailable,
 )
 from pipeline.jobs.artifacts import ArtifactStore, stored_name
@@ -90,12 +91,11 @@ class JobWork:
             LeaseLost: The job belongs to another JobManager now.
         """
         try:
-            record = await self.record(job_id, lambda: self._store.begin(job_id, run))
-            logger.info("Job %s begins (run %d, attempt %d).", job_id, run, record.attempts)
             try:
-                error = await self._work(record)
+                error = await self._attempt(job_id, run)
             except ReplicaDied:
-                record = await self.record(job_id, lambda: self._store.requeue(job_id, run, died=True))
+                died = partial(self._store.requeue, job_id, run, died=True)
+                record = await self.record(job_id, died, patience=(StorageError,))
                 logger.warning("A model died under job %s (%d of %d times).", job_id, record.deaths, MAX_DEATHS)
                 if record.deaths < MAX_DEATHS:
                     return record
@@ -131,8 +131,13 @@ class JobWork:
         self._watch.changed(job_id)
         return record
 
-    async def _work(self, record: JobRecord) -> str | None:
-        """Goes through the steps until all are done (None), or until an error (its text for the job's owner)."""
+    async def _attempt(self, job_id: str, run: int) -> str | None:
+        """Works until all is done (None), or until an error (its text for the job's owner)."""
+        try:
+            record = await self.record(job_id, lambda: self._store.begin(job_id, run))
+        except StorageError as failure:
+            return failure.detail
+        logger.info("Job %s begins (run %d, attempt %d).", job_id, run, record.attempts)
         for delay_s in (*self._retry_delays_s, None):
             try:
                 await self._go_through_steps(record)
@@ -141,16 +146,16 @@ class JobWork:
                 raise
             except (EmbeddingLost, Overloaded, StorageUnavailable, TimeoutError) as failure:
                 if delay_s is None:
-                    logger.warning("Job %s gives up.", record.job_id, exc_info=failure)
+                    logger.warning("Job %s gives up.", job_id, exc_info=failure)
                     return _text(failure)
-                logger.warning("Job %s pauses: %s", record.job_id, failure)
+                logger.warning("Job %s pauses: %r", job_id, failure)
                 await asyncio.sleep(delay_s)
-                record = await self._threads.insist(partial(self._store.get, record.job_id), f"Job {record.job_id}")
+                record = await self._threads.insist(partial(self._store.get, job_id), f"Job {job_id}")
             except ClearcutError as failure:
-                logger.warning("Job %s fails: %s", record.job_id, failure)
+                logger.warning("Job %s fails: %s", job_id, failure)
                 return failure.detail
             except Exception:
-                logger.exception("Job %s fails.", record.job_id)
+                logger.exception("Job %s fails.", job_id)
                 return FAILED
         raise AssertionError("unreachable")
 

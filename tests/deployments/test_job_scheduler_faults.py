@@ -146,6 +146,15 @@ class TestDatabaseAway:
         async with run(tmp_path, store=store) as process:
             assert (await process.store.ended("a")).state == "ready"
 
+    async def test_a_start_does_not_stop_at_a_full_disk(self, tmp_path: Path) -> None:
+        held = HeldSegmenter()
+        async with run(tmp_path, segmenter=held) as process:
+            await process.begin("a")
+            await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
+        store = TroubledStore(tmp_path, "requeue", StorageFull("There is no room."), times=1)
+        async with run(tmp_path, store=store) as process:
+            assert (await process.store.ended("a")).state == "ready"
+
     @pytest.mark.parametrize("error", [StorageFull("There is no room."), RuntimeError("anything")], ids=str)
     async def test_an_end_that_cannot_be_recorded_is_recorded_later(self, tmp_path: Path, error: Exception) -> None:
         async with run(tmp_path, store=TroubledStore(tmp_path, "finish", error, times=2)) as process:
@@ -175,6 +184,16 @@ class TestDatabaseAway:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("method", ["begin", "advance", "found"])
+    async def test_a_step_that_the_full_disk_does_not_record_is_the_jobs_error(
+        self, tmp_path: Path, method: str
+    ) -> None:
+        full = StorageFull("The server has no room for more jobs.")
+        async with run(tmp_path, store=TroubledStore(tmp_path, method, full, times=1)) as process:
+            await process.begin("a")
+            record = await process.store.ended("a")
+        assert (record.state, record.error) == ("error", full.detail)
+
     @pytest.mark.parametrize("error", [StorageFull("The server has no room."), StorageError("Could not store a file.")])
     async def test_a_result_that_cannot_be_stored_is_an_error_and_not_listed(
         self, tmp_path: Path, error: StorageError

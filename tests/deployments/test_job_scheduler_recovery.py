@@ -140,7 +140,7 @@ class TestRestart:
                 await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
                 assert (await process.record("a")).attempts == attempt
         async with run(tmp_path) as process:
-            record = await process.record("a")
+            record = await process.store.ended("a")
         assert (record.state, record.error) == ("error", INTERRUPTED)
 
     async def test_a_job_that_killed_models_twice_stays_quarantined(self, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ class TestRestart:
             process.store.requeue("a", 1, died=True)
         segmenter = DiscSegmenter()
         async with run(tmp_path, segmenter=segmenter) as process:
-            record = await process.record("a")
+            record = await process.store.ended("a")
         assert (record.state, record.error) == ("error", QUARANTINED)
         assert segmenter.embedded == []
 
