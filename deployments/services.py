@@ -11,10 +11,15 @@ from fastapi import Depends, Request
 
 from deployments.latency import LatencySummary, LatencyWindow, Snapshot
 from deployments.model_status import ModelStatus
+from deployments.seats import Seats
 from pipeline.config import Settings
 from pipeline.jobs.artifacts import ArtifactStore
 from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
 from pipeline.protocols import Matting
+
+MAX_STREAMS = 60
+MAX_LONG_POLLS = 60
+"""Of the 200 requests that one ingress replica takes at once (``deployments/ingress.py``)."""
 
 
 class Jobs(Protocol):
@@ -62,6 +67,8 @@ class Services:
         model_status: Each model's state by deployment name; None for one that does not answer in time.
         latency: What this replica saw in the last hour.
         replica: This replica's name on the latency board.
+        streams: Room for event streams, each of which holds a request open.
+        long_polls: Likewise for requests that wait for a job.
     """
 
     settings: Settings
@@ -71,6 +78,8 @@ class Services:
     model_status: Callable[[], Awaitable[Mapping[str, ModelStatus | None]]]
     latency: LatencyWindow = field(default_factory=LatencyWindow)
     replica: str = field(default_factory=lambda: uuid.uuid4().hex)
+    streams: Seats = field(default_factory=lambda: Seats(MAX_STREAMS, "event streams"))
+    long_polls: Seats = field(default_factory=lambda: Seats(MAX_LONG_POLLS, "waiting requests"))
 
 
 def _services_of(request: Request) -> Services:

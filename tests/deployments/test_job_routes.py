@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from deployments.job_scheduler import MAX_OBJECTS, MAX_POINTS
+from deployments.job_prompts import MAX_OBJECTS, MAX_POINTS
 from deployments.model_status import ModelStatus
 from pipeline.errors import InferenceError, StorageFull
 from pipeline.operations.extract_and_remove import artifact_names
@@ -140,7 +140,7 @@ class TestUpload:
 
     async def test_a_refused_upload_leaves_nothing_behind(self, world: World) -> None:
         await upload(world.client, b"no picture")
-        assert not list(world.settings.work_dir.glob("jobs/*"))
+        assert not list(world.folder.glob("jobs/*"))
 
     async def test_an_upload_without_room_is_507_and_leaves_nothing_behind(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -150,17 +150,17 @@ class TestUpload:
 
         monkeypatch.setattr(world.artifacts, "write", full)
         assert_error(await upload(world.client, encode(photo())), 507, "STORAGE_FULL")
-        assert not list(world.settings.work_dir.glob("jobs/*"))
+        assert not list(world.folder.glob("jobs/*"))
 
     async def test_a_job_that_cannot_be_recorded_leaves_no_file(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def fail(job_id: str, *, width: int, height: int) -> None:
+        async def fail(job_id: str, *, width: int, height: int, size: int) -> None:
             raise RuntimeError("the database is away")
 
         monkeypatch.setattr(world.services.jobs, "create", fail)
         assert_error(await upload(world.client, encode(photo())), 500, "INTERNAL_ERROR")
-        assert not list(world.settings.work_dir.glob("jobs/*"))
+        assert not list(world.folder.glob("jobs/*"))
 
 
 class TestSegmentRequest:
@@ -821,7 +821,7 @@ class TestCleanup:
         assert answer.json() == {"status": "deleted", "job_id": job_id}
         assert_error(await world.client.get(f"/status/{job_id}"), 404, "JOB_NOT_FOUND")
         assert_error(await world.client.get(f"/download/{job_id}/original.png"), 404, "JOB_NOT_FOUND")
-        assert not list(world.settings.work_dir.glob("jobs/*"))
+        assert not list(world.folder.glob("jobs/*"))
 
     async def test_cleanup_is_final(self, world: World) -> None:
         job_id = await world.upload()
@@ -842,7 +842,7 @@ class TestCleanup:
             assert (await world.client.delete(f"/cleanup/{job_id}")).status_code == 200
             assert segmenter.inside == 0
             assert_error(await world.client.get(f"/status/{job_id}"), 404, "JOB_NOT_FOUND")
-            assert not list(world.settings.work_dir.glob("jobs/*"))
+            assert not list(world.folder.glob("jobs/*"))
 
 
 class TestSystem:

@@ -1,0 +1,66 @@
+"""The files of jobs. Only names from the job's own list lead to a stored file."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from deployments.downloads import artifact_response
+from deployments.error_docs import refusals
+from deployments.services import ServicesDep
+from pipeline import codecs
+from pipeline.codecs import OWN_FILES
+from pipeline.errors import FileNotFound, InvalidInput, JobNotReady, StorageUnavailable
+from pipeline.jobs.artifacts import ArtifactStore
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.head("/download/{job_id}/{filename}", include_in_schema=False)
+@router.get(
+    "/download/{job_id}/{filename}",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The file."},
+        206: {"content": {"image/png": {}}, "description": "The part that Range asked for."},
+        304: {"description": "The client has it already: its tag stands in If-None-Match."},
+        **refusals(
+            {
+                InvalidInput: "JPEG has no transparency. Fetch this file as PNG.",
+                FileNotFound: "File not found",
+                JobNotReady: "This file is not ready yet. It can be fetched as soon as the status lists it.",
+                StorageUnavailable: "The files cannot be reached now. Try again in a few seconds.",
+            }
+        ),
+    },
+)
+async def download(
+    job_id: str,
+    filename: str,
+    request: Request,
+    services: ServicesDep,
+    format: Annotated[
+        Literal["png", "jpeg"], Query(description="jpeg re-encodes a file without transparency.")
+    ] = "png",
+) -> Response:
+    """One of the job's files, in parts if need be: it knows Range, If-Range, ETag and If-None-Match."""
+    stored = await services.jobs.file(job_id, filename)
+    if format == "jpeg":
+        jpeg = await asyncio.to_thread(_jpeg_of, services.artifacts, job_id, stored, filename)
+        name = filename.rsplit(".", 1)[0] + ".jpg"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
+    return await artifact_response(request, services.artifacts, job_id, stored, filename)
+
+
+def _jpeg_of(artifacts: ArtifactStore, job_id: str, stored: str, filename: str) -> bytes:
+    try:
+        photo = codecs.decode_image(artifacts.read(job_id, stored), OWN_FILES)
+    except FileNotFound as error:
+        raise FileNotFound(error.detail, filename=filename) from None  # where it lies is nobody's concern
+    if photo.alpha is not None or filename.startswith("cropped_"):
+        raise InvalidInput("JPEG has no transparency. Fetch this file as PNG.", filename=filename)
+    return codecs.encode_jpeg(photo.pixels)
