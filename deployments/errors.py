@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from pipeline import errors
 
@@ -84,7 +84,9 @@ def install_error_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 204:
+            return Response(status_code=204, headers=error.headers)
         code = _CODE_BY_STATUS.get(
             error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL_ERROR"
         )

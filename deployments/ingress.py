@@ -17,7 +17,7 @@ from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
 from deployments.remote_jobs import RemoteJobs
 from deployments.resources import MODELS
-from deployments.routes import background_removal, downloads, jobs, system, uploads
+from deployments.routes import background_removal, downloads, events, jobs, system, uploads
 from deployments.services import Services
 from deployments.version import API_VERSION
 from pipeline.config import Settings
@@ -46,7 +46,7 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    for resource in (background_removal, uploads, jobs, downloads, system):
+    for resource in (background_removal, uploads, jobs, events, downloads, system):
         app.include_router(resource.router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit_mb=functools.partial(_body_limit_mb, services.settings))
