@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from pipeline.errors import CallbackRejected
 MAX_URL_LENGTH = 2000
 
 _STANDARD_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(rb"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f:.]+")
+"""A name with its labels, or an address; a URL may hold more, such as ``%00``."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,9 @@ class CallbackRules:
             raise CallbackRejected(f"callback_url is longer than {MAX_URL_LENGTH} characters.")
         try:
             url = httpx.URL(text)
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, UnicodeError):  # UnicodeError: half a surrogate pair
             raise CallbackRejected("callback_url is not a URL.") from None
-        if url.scheme not in _STANDARD_PORTS or not url.raw_host:
+        if url.scheme not in _STANDARD_PORTS or not _HOST.fullmatch(url.raw_host):
             raise CallbackRejected("callback_url must begin with https:// or http:// and name a host.")
         if url.userinfo:
             raise CallbackRejected("callback_url must not hold a user name or a password.")

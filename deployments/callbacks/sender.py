@@ -169,6 +169,10 @@ class CallbackSender:
             raise _Failed(error.detail) from error
         except (PrivateAddress, httpx.HTTPError, TimeoutError, OSError) as error:
             raise _Failed(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            # It counts as a try all the same: what nobody foresaw must not be sent for ever.
+            logger.exception("Callback %s could not be sent.", delivery.delivery_id)
+            raise _Failed(type(error).__name__) from error
         if not 200 <= status < 300:
             raise _Failed(f"it answered {status}", for_good=status == GONE)
 

@@ -52,7 +52,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         host = request.url.raw_host.decode("ascii")
         try:
             addresses = await self._resolve(host)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name of the DNS
             raise httpx.ConnectError(f"The name was not found: {error}", request=request) from error
         if not all(may_reach(address, self._private_networks) for address in addresses):
             raise PrivateAddress("The name leads to an address that is not public; see CALLBACK_PRIVATE_NETWORKS.")

@@ -461,9 +461,12 @@ class TestRebinding:
         async with sending(outbox, allowed, resolve=None):
             await outbox.wait_until(lambda outbox: outbox.delivered_ids == ["d1"])
 
-    async def test_an_unknown_name_is_a_failure(self, receiver: Receiver) -> None:
+    @pytest.mark.parametrize(
+        "error", [OSError("Name or service not known"), UnicodeError("label too long"), RuntimeError("not foreseen")]
+    )
+    async def test_a_name_that_cannot_be_asked_for_is_a_failure(self, receiver: Receiver, error: Exception) -> None:
         async def unknown(host: str) -> list[Address]:
-            raise OSError("Name or service not known")
+            raise error
 
         outbox = MemoryOutbox(delivery(receiver.url("hooks.test")))
         async with sending(outbox, rules(hosts_on(receiver)), resolve=unknown):
@@ -613,6 +616,12 @@ class TestRules:
             "hooks.example.com",
             "https:///x",
             "https://hooks.example.com /",
+            "https://a..sub.example.com/",
+            "https://.sub.example.com/",
+            "https://a%00.sub.example.com/",
+            "https://a.sub.example.com/\ud800",
+            "https://a.sub.example.com./",
+            "https://a.sub.example.com:0/",
             "https://hooks.example.com/\n",
             "https://hooks.example.com/" + "x" * 2000,
             "https://hooks.example.com\u2024evil.example/",
@@ -621,6 +630,7 @@ class TestRules:
             "http://[::1]/",
             "",
         ],
+        ids=ascii,
     )
     def test_what_is_not_listed_is_refused(self, url: str) -> None:
         with pytest.raises(CallbackRejected):
