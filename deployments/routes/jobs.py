@@ -42,7 +42,7 @@ _UNKNOWN: dict[type[ClearcutError], str] = {JobNotFound: "Job not found"}
             CallbackRejected: "callback_url names a host or port that is not allowed.",
             **_UNKNOWN,
             JobBusy: "This job is being worked on.",
-            KeyReused: "This Idempotency-Key came with another request before. Use a new one.",
+            KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
             Overloaded: "Too many jobs are waiting. Try again later.",
         }
     ),

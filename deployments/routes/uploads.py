@@ -57,7 +57,7 @@ class _Original:
         {
             InvalidImage: "Upload failed: Invalid image data: the file is not a picture.",
             FileTooLarge: "File size exceeds 50MB limit",
-            KeyReused: "This Idempotency-Key came with another request before. Use a new one.",
+            KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
             Overloaded: "The service is busy. Try again in a few seconds.",
             StorageFull: "The server has no room for more files. Try again later.",
         }
