@@ -32,7 +32,7 @@ router = APIRouter(tags=["jobs"])
                 InvalidInput: "JPEG has no transparency. Fetch this file as PNG.",
                 FileNotFound: "File not found",
                 JobNotReady: "This file is not ready yet. It can be fetched as soon as the status lists it.",
-                StorageUnavailable: "The files cannot be reached now. Try again in a few seconds.",
+                StorageUnavailable: "The server's storage does not answer. Try again.",
             }
         ),
     },

@@ -41,7 +41,7 @@ _UNKNOWN: dict[type[ClearcutError], str] = {JobNotFound: "Job not found"}
             InvalidPoint: "Point (900, 10) of object 0 is outside the picture of 640x480 pixels.",
             CallbackRejected: "callback_url names a host or port that is not allowed.",
             **_UNKNOWN,
-            JobBusy: "This job is being worked on.",
+            JobBusy: "This job is being processed. Wait until it is ready, then segment again.",
             KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
             Overloaded: "Too many jobs are waiting. Try again later.",
         }
