@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ray import serve
 
+from deployments.callbacks.rules import CallbackRules
+from deployments.callbacks.sender import CallbackSender
 from deployments.handles import Handle, RemoteInpainter, RemoteSegmenter
 from deployments.job_limits import JobLimits
 from deployments.job_scheduler import JobScheduler
@@ -51,6 +53,7 @@ class JobManager:
             limits=JobLimits.of(settings),
         )
         await scheduler.start()
+        send_callbacks(scheduler, CallbackRules.of(settings))
         self._scheduler = scheduler
 
     def __del__(self) -> Coroutine[object, object, None] | None:
@@ -97,6 +100,13 @@ class JobManager:
     async def ready(self) -> bool:
         self._scheduler.check()
         return True
+
+
+def send_callbacks(scheduler: JobScheduler, rules: CallbackRules) -> None:
+    """Empties the scheduler's outbox, as long as it owns the jobs."""
+    sender = CallbackSender(scheduler.outbox, rules)
+    scheduler.outbox.on_new = sender.wake
+    scheduler.run_beside(sender.run())
 
 
 async def _open_store(settings: Settings) -> JobStore:
