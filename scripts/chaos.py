@@ -22,25 +22,23 @@ import argparse
 import asyncio
 import json
 import random
-import signal
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from any folder
 
-from scripts.chaos_parts import processes, table
+from scripts.chaos_parts import table
 from scripts.chaos_parts.answers import Journal
-from scripts.chaos_parts.caller import Caller, GaveUp
+from scripts.chaos_parts.caller import Caller
 from scripts.chaos_parts.campaign import Campaign, Outage
 from scripts.chaos_parts.faults import FAULTS, Fault
 from scripts.chaos_parts.job_client import JobClient
 from scripts.chaos_parts.ledger import Ledger
 from scripts.chaos_parts.load import Load, Pace
 from scripts.chaos_parts.plans import make_plans, read_photos
+from scripts.chaos_parts.program import Say, run_on_own_service, run_until
 from scripts.chaos_parts.proof import Proof, leftovers, prove
 from scripts.chaos_parts.reference import Reference, measure
 from scripts.chaos_parts.service import (
@@ -60,18 +58,16 @@ PHOTOS = ROOT / "tests" / "data"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     faults = [FAULTS[name] for name in options.faults]
-    processes.adopt_orphans()
-    folder = Path(tempfile.mkdtemp(prefix="clearcut-chaos-"))
-    service: Service = ForeignService(options.url, options.pid) if options.url else OwnService(folder)
-    try:
-        report = asyncio.run(within(options.deadline, run(service, faults, options)))
-    except (GaveUp, ServiceDown, TimeoutError, asyncio.CancelledError) as error:
-        print(f"chaos.py: {error or type(error).__name__}", file=sys.stderr)
+    if options.url:
+        foreign = ForeignService(options.url, options.pid)
+        report = run_until(options.deadline, lambda say: run(foreign, faults, options, say))
+    else:
+        report = run_on_own_service(
+            lambda service, say: run(service, faults, options, say), deadline_s=options.deadline, keep=options.keep
+        )
+    if report is None:
         return 1
-    finally:
-        if isinstance(service, OwnService):
-            service.stop()
-            print(f"log and jobs: {folder}") if options.keep else remove(folder)
+    print_report(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2))
     return 1 if report["problems"] else 0
@@ -105,26 +101,8 @@ def names(text: str) -> list[str]:
     return [name for name in FAULTS if name in wanted]
 
 
-async def within(deadline_s: float, work: Any) -> dict[str, Any]:
-    """The result of ``work``, which is cancelled at the deadline and by SIGINT and SIGTERM."""
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        async with asyncio.timeout(deadline_s):
-            report: dict[str, Any] = await task
-            return report
-    except TimeoutError:
-        raise TimeoutError(f"not done after {deadline_s:g} s") from None
-
-
-async def run(service: Service, faults: Sequence[Fault], options: argparse.Namespace) -> dict[str, Any]:
+async def run(service: Service, faults: Sequence[Fault], options: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Everything, from the start of the service to the report."""
-    began_s = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"[{time.monotonic() - began_s:4.0f} s] {what}", flush=True)
-
     dice = random.Random(options.seed)
     if isinstance(service, OwnService):
         service.start()
@@ -142,8 +120,8 @@ async def run(service: Service, faults: Sequence[Fault], options: argparse.Names
     )
     ledger = Ledger()
     async with Caller(service.url, dice) as caller:
-        campaign = Campaign(service, caller, ledger, say)
         load = Load(caller, ledger, plans, pace, known, dice)
+        campaign = Campaign(service, caller, ledger, load, say)
         downfall = await under_load(load, campaign, faults)
         say(f"the load has ended; {len(ledger.accepted())} jobs were accepted")
         proof = Proof(problems=[downfall]) if downfall else await prove(caller, ledger, reference.outcomes)
@@ -151,9 +129,7 @@ async def run(service: Service, faults: Sequence[Fault], options: argparse.Names
             proof.notes += leftovers(service.work_dir, ledger)
         proof.problems += load.torn_removals
     say("done")
-    report = report_of(caller.journal, campaign.outages, ledger, proof, reference)
-    print_report(report)
-    return report
+    return report_of(caller.journal, campaign.outages, ledger, proof, reference)
 
 
 async def under_load(load: Load, campaign: Campaign, faults: Sequence[Fault]) -> str:
@@ -210,12 +186,6 @@ def print_report(report: dict[str, Any]) -> None:
     for line in report["problems"]:
         print(f"PROBLEM: {line}")
     print("Nothing was lost, torn or wrong." if not report["problems"] else f"{len(report['problems'])} problems.")
-
-
-def remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

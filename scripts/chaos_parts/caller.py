@@ -29,14 +29,17 @@ class Caller:
     Args:
         url: Of the service.
         dice: For the jitter between attempts.
+        transport: Instead of the network.
     """
 
-    def __init__(self, url: str, dice: random.Random) -> None:
+    def __init__(self, url: str, dice: random.Random, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.journal = Journal()
         self.underway: dict[Kind, int] = {}
         self._dice = dice
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-        self.client = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
+        self.client = httpx.AsyncClient(
+            base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False, transport=transport
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scripts.chaos_parts import processes
 from scripts.chaos_parts.caller import Caller
 from scripts.chaos_parts.faults import Fault
 from scripts.chaos_parts.ledger import Ledger
+from scripts.chaos_parts.load import Load
+from scripts.chaos_parts.program import Say
 from scripts.chaos_parts.service import OwnService, Service, ServiceDown, is_ready, wait_until_ready
 
 LOOK_EVERY_S = 0.01
 ASK_EVERY_S = 0.2
 MOMENT_S = 30.0
 RECOVERY_S = 180.0
+BURST = 3
+"""Jobs sent before each fault, so that it strikes some at work."""
 QUIET_S = 8.0
 """Undisturbed load before the first fault: the first row of the table."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Outage:
 class Campaign:
     """Strikes a service under load."""
 
-    def __init__(self, service: Service, caller: Caller, ledger: Ledger, say: Say) -> None:
+    def __init__(self, service: Service, caller: Caller, ledger: Ledger, load: Load, say: Say) -> None:
         self._service = service
         self._caller = caller
         self._ledger = ledger
+        self._load = load
         self._say = say
         self.outages: list[Outage] = []
 
@@ -80,6 +83,7 @@ class Campaign:
             self._say(f"{fault.name}: normal after {normal_s:.1f} s, a new job was ready after {job_s:.1f} s")
 
     async def _wait_for(self, fault: Fault) -> bool:
+        self._load.send_jobs(BURST)
         deadline = time.monotonic() + MOMENT_S
         while time.monotonic() < deadline:
             if fault.moment(self._ledger, self._caller):

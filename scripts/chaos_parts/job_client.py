@@ -28,28 +28,36 @@ class JobClient:
 
     Args:
         offers: What the service knows, as ``service.offers`` names it.
+        callback_url: Where the service tells of its jobs' ends.
     """
 
-    def __init__(self, caller: Caller, offers: set[str], dice: random.Random) -> None:
+    def __init__(
+        self, caller: Caller, offers: set[str], dice: random.Random, *, callback_url: str | None = None
+    ) -> None:
         self._caller = caller
         self._offers = offers
         self._dice = dice
+        self._callback = {"callback_url": callback_url} if callback_url else {}
 
     async def live(self, entry: Entry, again: Plan | None = None) -> None:
         """The whole life of a job; ``again`` is what it is segmented with once more if its owner wishes so."""
         try:
-            await self._upload(entry)
-            await self._segment(entry, entry.plan, run=1)
+            await self.upload(entry)
+            await self.segment(entry)
             await asyncio.gather(self._watch(entry), self._interfere(entry))
             if entry.wish == "again" and again is not None and entry.state == "ready":
-                await self._segment(entry, again, run=2)
+                entry.begins_again(again)
+                await self.segment(entry)
                 await self._watch(entry)
             elif entry.wish == "cleanup" and not entry.cleanup:
                 await self._clean_up(entry)
         except GaveUp as error:
             entry.problems.append(str(error))
+        except (KeyError, ValueError) as error:
+            entry.problems.append(f"an answer was not to be understood: {error!r}")
 
-    async def _upload(self, entry: Entry) -> None:
+    async def upload(self, entry: Entry) -> None:
+        """Opens the job; sent again, it is the same one. Raises ``GaveUp``."""
         photo = entry.plan.photo
         for _ in range(self._times()):
             headers = {"Idempotency-Key": f"{entry.key}-upload"}
@@ -57,16 +65,15 @@ class JobClient:
             answer = await self._caller.patiently("upload", "POST", "/upload", files=files, headers=headers)
             entry.uploaded(answer.json())
 
-    async def _segment(self, entry: Entry, plan: Plan, *, run: int) -> None:
-        entry.begins_a_run(plan)
-        body = {"job_id": entry.job_id, **plan.request(*entry.size_wh)}
-        headers = {"Idempotency-Key": f"{entry.key}-segment-{run}"}
+    async def segment(self, entry: Entry) -> None:
+        """Starts the job's present run; sent again, it is the same one. Raises ``GaveUp``."""
+        body = {"job_id": entry.job_id, **entry.plan.request(*entry.size_wh), **self._callback}
+        headers = {"Idempotency-Key": f"{entry.key}-segment-{entry.run}"}
         # Without keys, a request whose answer was lost finds its job at work.
         expected = set() if "keys" in self._offers else {"JOB_BUSY"}
         for _ in range(self._times()):
             await self._caller.patiently("segment", "POST", "/segment", json=body, headers=headers, expected=expected)
-            if entry.state != "processing":
-                entry.segmented()
+            entry.segmented()
 
     def _times(self) -> int:
         return 1 + ("keys" in self._offers and self._dice.random() < REPEATS)
@@ -74,7 +81,9 @@ class JobClient:
     async def _watch(self, entry: Entry) -> None:
         """Follows the job to its end, by polling, by long polls or by its events; fetches some files on the way."""
         deadline = time.monotonic() + PATIENCE_S
-        how = self._dice.choice(["poll", "wait", *(["events"] if "events" in self._offers else [])])
+        # Where an earlier run's stream broke, its last events would still come first.
+        follows = "events" in self._offers and entry.run == 1
+        how = self._dice.choice(["poll", "wait", *(["events"] if follows else [])])
         fetched = {"original.png"}
         while entry.state == "processing" and not entry.cleanup and time.monotonic() < deadline:
             if how == "events":

@@ -18,7 +18,7 @@ class Entry:
 
     Attributes:
         key: The owner's name for it, from which the Idempotency-Keys are made.
-        plan: What it was segmented with last.
+        plan: What it is segmented with in its present run.
         job_ids: Every id that was answered for its key.
         cancel, cleanup: ``asked`` once sent, ``done`` once answered 200, ``late`` where the job had ended before.
         problems: What was seen that must not be.
@@ -29,6 +29,7 @@ class Entry:
     wish: Wish = "keep"
     job_ids: list[str] = field(default_factory=list)
     size_wh: tuple[int, int] = (0, 0)
+    run: int = 1
     segmented_at_s: float | None = None
     cancel: Literal["", "asked", "done", "late"] = ""
     cleanup: Literal["", "asked", "done"] = ""
@@ -59,16 +60,18 @@ class Entry:
         self.size_wh = (answer["width"], answer["height"])
         self.state = self.state or "uploaded"
 
-    def begins_a_run(self, plan: Plan) -> None:
-        """``/segment`` is about to be sent: progress may begin anew."""
+    def begins_again(self, plan: Plan) -> None:
+        """Another run is about to be asked for: progress begins anew."""
         self.plan = plan
+        self.run += 1
         self.progress = 0
-        self.ready_at_s = None
+        self.segmented_at_s = self.ready_at_s = None
 
     def segmented(self) -> None:
-        """``/segment`` answered 200."""
-        self.segmented_at_s = time.monotonic()
-        self.state = "processing"
+        """``/segment`` answered 200, for the first time or again."""
+        if self.segmented_at_s is None:
+            self.segmented_at_s = time.monotonic()
+            self.state = "processing"
 
     def saw(self, status: dict[str, Any]) -> None:
         """A status document arrived: within a run progress never falls, and what has ended stays so."""

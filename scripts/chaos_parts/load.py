@@ -17,7 +17,7 @@ from scripts.chaos_parts.plans import Photo, Plan
 REMOVE = "/api/background-removal/remove"
 STATUS_EVERY_S = 0.2
 MOST_UNDERWAY = 8
-MOST_JOBS = 6
+MOST_JOBS = 8
 REMOVALS_SHARE = 0.4
 """Of the machine's work; jobs have the rest."""
 WISHES: dict[Wish, float] = {"keep": 0.7, "again": 0.1, "cancel": 0.1, "cleanup": 0.1}
@@ -50,6 +50,7 @@ class Load:
         self._dice = dice
         self._owner = JobClient(caller, offers, dice)
         self._ending = asyncio.Event()
+        self._owners: set[asyncio.Task[None]] = set()
         self.torn_removals: list[str] = []
 
     async def run(self) -> None:
@@ -57,10 +58,17 @@ class Load:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._steadily("remove", lambda: self._pace.removal_every_s, self._remove))
             group.create_task(self._steadily("status", lambda: STATUS_EVERY_S, self._ask))
-            group.create_task(self._send_jobs())
+            group.create_task(self._send_jobs_at_their_pace())
+        await asyncio.gather(*self._owners)
 
     def end(self) -> None:
         self._ending.set()
+
+    def send_jobs(self, count: int) -> None:
+        """Some jobs now, beside those that come at their pace."""
+        self._owners = {owner for owner in self._owners if not owner.done()}
+        for _ in range(min(count, MOST_JOBS - len(self._owners))):
+            self._owners.add(asyncio.create_task(self._own_a_job()))
 
     async def _steadily(self, kind: Kind, every_s: Callable[[], float], send: Callable[[], Awaitable[None]]) -> None:
         """Sends at a pace of its own, whether or not the last one was answered; skips a turn if too many are not."""
@@ -88,14 +96,10 @@ class Load:
             if response is not None and answer.code == "JOB_NOT_FOUND" and not entry.cleanup:
                 entry.problems.append("its status answered 404")
 
-    async def _send_jobs(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            owners: set[asyncio.Task[None]] = set()
-            while not self._ending.is_set():
-                owners = {owner for owner in owners if not owner.done()}
-                if len(owners) < MOST_JOBS:
-                    owners.add(group.create_task(self._own_a_job()))
-                await self._pause(self._pace.job_every_s * self._dice.uniform(0.5, 1.5))
+    async def _send_jobs_at_their_pace(self) -> None:
+        while not self._ending.is_set():
+            self.send_jobs(1)
+            await self._pause(self._pace.job_every_s * self._dice.uniform(0.5, 1.5))
 
     async def _own_a_job(self) -> None:
         plan = self._dice.choice(self._plans)
