@@ -83,7 +83,7 @@ class Campaign:
             self._say(f"{fault.name}: normal after {normal_s:.1f} s, a new job was ready after {job_s:.1f} s")
 
     async def _wait_for(self, fault: Fault) -> bool:
-        self._load.send_jobs(BURST)
+        self._load.send_jobs_now(BURST)
         deadline = time.monotonic() + MOMENT_S
         while time.monotonic() < deadline:
             if fault.moment(self._ledger, self._caller):

@@ -51,6 +51,7 @@ class Load:
         self._owner = JobClient(caller, offers, dice)
         self._ending = asyncio.Event()
         self._owners: set[asyncio.Task[None]] = set()
+        self._ahead = 0
         self.torn_removals: list[str] = []
 
     async def run(self) -> None:
@@ -64,8 +65,12 @@ class Load:
     def end(self) -> None:
         self._ending.set()
 
-    def send_jobs(self, count: int) -> None:
-        """Some jobs now, beside those that come at their pace."""
+    def send_jobs_now(self, count: int) -> None:
+        """Sends jobs before their time; as many of those to come are left out."""
+        self._ahead += count
+        self._send_jobs(count)
+
+    def _send_jobs(self, count: int) -> None:
         self._owners = {owner for owner in self._owners if not owner.done()}
         for _ in range(min(count, MOST_JOBS - len(self._owners))):
             self._owners.add(asyncio.create_task(self._own_a_job()))
@@ -98,7 +103,10 @@ class Load:
 
     async def _send_jobs_at_their_pace(self) -> None:
         while not self._ending.is_set():
-            self.send_jobs(1)
+            if self._ahead:
+                self._ahead -= 1
+            else:
+                self._send_jobs(1)
             await self._pause(self._pace.job_every_s * self._dice.uniform(0.5, 1.5))
 
     async def _own_a_job(self) -> None:
