@@ -41,7 +41,7 @@ class Proof:
     notes: list[str] = field(default_factory=list)
 
 
-async def _wait_for_endings(caller: Caller, ledger: Ledger) -> None:
+async def wait_for_endings(caller: Caller, ledger: Ledger) -> None:
     """Returns when no accepted job is at work any more, or after ``ENDINGS_S``."""
     deadline = time.monotonic() + ENDINGS_S
     for entry in ledger.accepted():
@@ -55,7 +55,7 @@ async def _wait_for_endings(caller: Caller, ledger: Ledger) -> None:
 async def prove(caller: Caller, ledger: Ledger, outcomes: dict[str, Outcome]) -> Proof:
     """Looks at every accepted job and all its files."""
     proof = Proof()
-    await _wait_for_endings(caller, ledger)
+    await wait_for_endings(caller, ledger)
     for entry in tqdm(ledger.accepted(), desc="comparing", unit="job", disable=None):
         proof.accepted += 1
         found = list(entry.problems)
