@@ -19,8 +19,8 @@ LOOK_EVERY_S = 0.01
 ASK_EVERY_S = 0.2
 MOMENT_S = 30.0
 RECOVERY_S = 180.0
-BURST = 3
-"""Jobs sent before each fault, so that it strikes some at work."""
+BURST, AFTERWARDS = 3, 1
+"""Jobs sent just before each fault, so that it strikes some at work, and just after it, to see when jobs go on."""
 QUIET_S = 8.0
 """Undisturbed load before the first fault: the first row of the table."""
 
@@ -71,6 +71,7 @@ class Campaign:
             was_the_moment = await self._wait_for(fault)
             began_s = time.monotonic()
             pids = self._kill(fault)
+            self._load.send_jobs_now(AFTERWARDS)
             self._say(f"{fault.name}: killed {len(pids)} process{'es' if len(pids) > 1 else f' ({pids[0]})'}")
             if fault.is_everything:
                 await self._restart()
