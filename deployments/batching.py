@@ -88,6 +88,14 @@ class BatchGate:
                 self._busy_since = None
                 self._idle.set()
 
+    async def infer_alone(
+        self, function: Callable[[Sequence[Item]], Sequence[Result]], item: Item
+    ) -> Inferred[Result] | ClearcutError:
+        """Like ``infer`` for one item, in a batch of its own once no other runs."""
+        await self.wait()
+        (result,) = await self.infer(function, [item])
+        return result
+
     def check(self) -> None:
         """Raises ``RuntimeError`` when an inference is stuck, so that Serve replaces the replica."""
         busy_since = self._busy_since

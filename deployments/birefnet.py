@@ -15,7 +15,11 @@ from pipeline.types import Alpha8, Image, MattingResult
 
 
 @serve.deployment(
-    max_ongoing_requests=64, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+    max_ongoing_requests=64,
+    max_queued_requests=64,  # of each caller
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=60,
+    max_surge_percent=100,
 )
 class BiRefNet:
     """The matting engine on one device."""
@@ -31,11 +35,15 @@ class BiRefNet:
     async def status(self) -> ModelStatus:
         return self._replica.status()
 
-    async def alpha(self, image: Image) -> MattingResult:
-        """Alpha of one image of the engine's input size."""
-        info = self._replica.engine.info
-        await self._replica.gate.wait()
-        result = unwrap(await self._alpha_batch(image))
+    async def alpha(self, image: Image, alone: bool = False) -> MattingResult:
+        """Alpha of one image of the engine's input size; ``alone`` keeps it out of other images' batches."""
+        engine, gate = self._replica.engine, self._replica.gate
+        info = engine.info
+        if alone:
+            result = unwrap(await gate.infer_alone(engine.estimate_alpha, image))
+        else:
+            await gate.wait()
+            result = unwrap(await self._alpha_batch(image))
         return MattingResult(result.value, info.model_version, result.infer_s, info.tensorrt)
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)

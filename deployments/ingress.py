@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from ray import serve
 
+from deployments.admission import Admission
+from deployments.concurrency import ConcurrencyLimit
 from deployments.errors import install_error_handlers
 from deployments.handles import Handle, RemoteMatting, RemoteModel
+from deployments.memory_budget import MemoryBudget
 from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
+from deployments.quarantine import Quarantine
 from deployments.remote_jobs import RemoteJobs
 from deployments.resources import MODELS
 from deployments.routes import background_removal, downloads, events, jobs, system, uploads
@@ -45,11 +49,21 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         description="Cut people and products out of photos; tap an object to extract it or to make it vanish.",
         lifespan=lifespan,
     )
+    settings = services.settings
     app.state.services = services
+    app.state.quarantine = Quarantine()
     for resource in (background_removal, uploads, jobs, events, downloads, system):
         app.include_router(resource.router)
     install_error_handlers(app)
-    app.add_middleware(BodyLimit, limit_mb=functools.partial(_body_limit_mb, services.settings))
+    body_limit_mb = functools.partial(_body_limit_mb, settings)
+    app.add_middleware(
+        Admission,
+        places=ConcurrencyLimit(settings.max_removals_in_flight),
+        memory=MemoryBudget(settings.request_memory_mb),
+        body_limit_mb=body_limit_mb,
+        is_removal=background_removal.is_removal,
+    )
+    app.add_middleware(BodyLimit, limit_mb=body_limit_mb)
     app.add_middleware(RequestContext, send_id=not behind_serve)
     return app
 
@@ -94,8 +108,14 @@ def _build_asgi() -> FastAPI:
     return create_app(_remote_services(), behind_serve=True)
 
 
+# Long polls and event streams hold one of the ongoing requests each. What comes beyond these and the queue is answered
+# by Serve's proxy itself, with a plain 503: "Request dropped due to backpressure".
 @serve.deployment(
-    max_ongoing_requests=200, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+    max_ongoing_requests=1000,
+    max_queued_requests=100,
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=60,
+    max_surge_percent=100,
 )
 @serve.ingress(_build_asgi)
 class Ingress:

@@ -16,7 +16,11 @@ from pipeline.types import Image, Mask
 
 
 @serve.deployment(
-    max_ongoing_requests=64, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+    max_ongoing_requests=64,
+    max_queued_requests=64,  # of each caller
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=60,
+    max_surge_percent=100,
 )
 class LaMa:
     """The inpainting engine on one device."""
@@ -32,9 +36,11 @@ class LaMa:
     async def status(self) -> ModelStatus:
         return self._replica.status()
 
-    async def inpaint(self, image: Image, mask: Mask) -> Image:
-        """One window with its holes filled."""
+    async def inpaint(self, image: Image, mask: Mask, alone: bool = False) -> Image:
+        """One window with its holes filled; ``alone`` keeps it out of other windows' batches."""
         _ = self._replica.engine
+        if alone:
+            return unwrap(await self._replica.gate.infer_alone(self._inpaint, (image, mask))).value
         await self._replica.gate.wait()
         return unwrap(await self._inpaint_batch((image, mask))).value
 

@@ -19,7 +19,11 @@ _Decode = tuple[ImageEmbedding, list[Prompt], int]
 
 
 @serve.deployment(
-    max_ongoing_requests=64, health_check_period_s=10, graceful_shutdown_timeout_s=60, max_surge_percent=100
+    max_ongoing_requests=64,
+    max_queued_requests=64,  # of each caller
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=60,
+    max_surge_percent=100,
 )
 class MobileSAM:
     """The segmentation engine on one device."""
@@ -36,17 +40,24 @@ class MobileSAM:
     async def status(self) -> ModelStatus:
         return self._replica.status()
 
-    async def embed(self, image: Image) -> ImageEmbedding:
-        """The embedding of one image."""
-        _ = self._replica.engine
+    async def embed(self, image: Image, alone: bool = False) -> ImageEmbedding:
+        """The embedding of one image; ``alone`` keeps it out of other images' batches."""
+        engine = self._replica.engine
+        if alone:
+            return unwrap(await self._replica.gate.infer_alone(engine.embed, image)).value
         await self._replica.gate.wait()
         return unwrap(await self._embed_batch(image)).value
 
-    async def masks(self, embedding: ImageEmbedding, prompts: list[Prompt], candidates: int) -> list[MaskCandidates]:
-        """Candidates for every prompt on one embedding."""
+    async def masks(
+        self, embedding: ImageEmbedding, prompts: list[Prompt], candidates: int, alone: bool = False
+    ) -> list[MaskCandidates]:
+        """Candidates for every prompt on one embedding; ``alone`` keeps them out of other callers' batches."""
         _ = self._replica.engine
+        call = (embedding, prompts, candidates)
+        if alone:
+            return unwrap(await self._replica.gate.infer_alone(self._decode, call)).value
         await self._replica.gate.wait()
-        return unwrap(await self._decode_batch((embedding, prompts, candidates))).value
+        return unwrap(await self._decode_batch(call)).value
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
     async def _embed_batch(self, images: list[Image]) -> list[Inferred[ImageEmbedding] | ClearcutError]:

@@ -58,3 +58,9 @@ class Settings(BaseSettings):
     upload_max_size_mb: float = Field(50, gt=0, description="Largest upload of a job, MiB.")
     birefnet_max_megapixels: float = Field(50, gt=0, description="Most pixels of any image, millions.")
     birefnet_processing_timeout_sec: float = Field(30, gt=0, description="Deadline of one background removal, s.")
+    max_removals_in_flight: int = Field(
+        0, ge=0, description="Removals one ingress replica works on at once; 0 follows from their latencies."
+    )
+    request_memory_mb: float = Field(
+        1024, gt=0, description="Memory that bodies and pictures may take in one ingress replica, MiB."
+    )

@@ -2,9 +2,11 @@
 
     .venv/bin/python scripts/benchmark.py --concurrency 1,2,4 --requests 100 --json after.json
     .venv/bin/python scripts/benchmark.py --job --requests 20
+    .venv/bin/python scripts/benchmark.py --overload --seconds 60 --factor 10
 
 Stages inside the service come from its ``Server-Timing`` header; ``client`` is what the caller waited. With ``--job`` a
-request is a whole job: upload, segment, wait for it, download every file.
+request is a whole job: upload, segment, wait for it, download every file. With ``--overload`` more removals are sent
+than the service can take (``overload.py``); exit code 1 if it does not bend as it should.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from any folder
 
+from scripts import overload, overload_report
 from scripts.benchmark_stats import as_json, parse_server_timing, stage_stats, table
 
 POLL_S = 0.05
@@ -191,8 +194,15 @@ def parse_arguments() -> argparse.Namespace:
         "--concurrency", default="1", help="callers at once; several values, such as 1,2,4, run in turn"
     )
     parser.add_argument("--requests", type=int, default=50, help="images per concurrency")
-    parser.add_argument("--seconds", type=float, default=120, help="no new image after this time, per concurrency")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="no new image after this time, per concurrency (120); with --overload, how long that lasts (60)",
+    )
     parser.add_argument("--warmup", type=int, default=3, help="images sent first and not counted")
+    parser.add_argument("--overload", action="store_true", help="more removals than the service can take")
+    parser.add_argument("--factor", type=float, default=10, help="with --overload: times the sustainable rate")
+    parser.add_argument("--pid", type=int, help="with --overload: of serve.sh, where more than one service runs")
     parser.add_argument("--json", type=Path, help="write everything to this file as well")
     return parser.parse_args()
 
@@ -210,21 +220,47 @@ def run_report(run: Run, concurrency: int) -> dict[str, Any]:
     }
 
 
-async def main() -> int:
-    options = parse_arguments()
-    photo = read_photo(options.photo)
-    work = run_job if options.job else remove_background
-    shared = {"url": options.url, "seconds": options.seconds}
-    if options.warmup:
-        warm = await measure(work, photo, concurrency=1, requests=options.warmup, title="warm-up", **shared)
-        if not warm.samples:
-            print(f"benchmark: no answer to be measured from {options.url}: {dict(warm.errors)}", file=sys.stderr)
-            return 1
+def print_facts(photo: Photo) -> dict[str, Any]:
+    """Tells the machine and the photo; the machine's facts."""
     facts = machine()
     size = f"{photo.size_hw[1]}x{photo.size_hw[0]}"
     print(f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB")
     print(", ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES)))
     print(f"photo {photo.name}, {size}, {len(photo.data) / 1000:.0f} kB")
+    return facts
+
+
+async def overload_service(options: argparse.Namespace, photo: Photo) -> int:
+    """``--overload``: 1 if the service broke a promise."""
+    facts = print_facts(photo)
+    form = overload.Form.of(photo.name, photo.data, content_type(photo))
+    seconds = options.seconds or 60
+    measured = await overload.measure(options.url, form, seconds=seconds, factor=options.factor, pid=options.pid)
+    told = overload_report.figures(measured)
+    print(overload_report.report(told))
+    broken = overload_report.broken_promises(told)
+    for promise in broken:
+        print(f"FAILED {promise}")
+    if options.json:
+        sent = {"name": photo.name, "bytes": len(photo.data), "size_hw": photo.size_hw}
+        report = {"machine": facts, "photo": sent, "factor": options.factor, **told}
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return int(bool(broken))
+
+
+async def main() -> int:
+    options = parse_arguments()
+    photo = read_photo(options.photo)
+    if options.overload:
+        return await overload_service(options, photo)
+    work = run_job if options.job else remove_background
+    shared = {"url": options.url, "seconds": options.seconds or 120}
+    if options.warmup:
+        warm = await measure(work, photo, concurrency=1, requests=options.warmup, title="warm-up", **shared)
+        if not warm.samples:
+            print(f"benchmark: no answer to be measured from {options.url}: {dict(warm.errors)}", file=sys.stderr)
+            return 1
+    facts = print_facts(photo)
 
     runs = []
     for concurrency in map(int, options.concurrency.split(",")):

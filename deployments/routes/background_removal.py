@@ -7,6 +7,7 @@ import base64
 import re
 import time
 from datetime import UTC, datetime
+from typing import cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -17,6 +18,8 @@ from starlette.responses import Response
 
 from deployments.errors import request_id_of
 from deployments.latency import summarize
+from deployments.memory_budget import REMOVAL_BYTES_PER_PIXEL, hold_pixels
+from deployments.quarantine import Quarantine
 from deployments.schemas import (
     ModelFiles,
     PerformanceMetrics,
@@ -28,8 +31,9 @@ from deployments.schemas import (
 from deployments.services import Services, ServicesDep
 from deployments.uploads import Upload, read_upload, upload_schema
 from deployments.version import API_VERSION
+from pipeline import codecs
 from pipeline.codecs import ImageLimits
-from pipeline.errors import ClearcutError, ProcessingTimeout
+from pipeline.errors import ClearcutError, ProcessingTimeout, ReplicaDied
 from pipeline.operations.remove_background import RemovedBackground, remove_background
 from pipeline.stages import StageClock
 
@@ -81,10 +85,17 @@ async def remove(request: Request, services: ServicesDep) -> Response:
     """The photo's foreground as a transparent PNG of the photo's own size."""
     upload = await read_upload(request, "image")
     options = _options(upload)
+    quarantine = cast(Quarantine, request.app.state.quarantine)
+    quarantine.check(upload.data)
     clock = StageClock()
     try:
-        removed = await _remove_in_time(upload, options, services, clock)
-    except BaseException:
+        limits = _limits(services)
+        header = codecs.read_header(upload.data, limits, declared_type=upload.declared_type)
+        hold_pixels(request, header, REMOVAL_BYTES_PER_PIXEL)
+        removed = await _remove_in_time(upload, options, limits, services, clock)
+    except BaseException as error:
+        if isinstance(error, ReplicaDied):
+            quarantine.add(upload.data)
         services.latency.record(None)
         raise
     elapsed_ms = round(clock.elapsed_s * 1000, 1)
@@ -105,21 +116,29 @@ async def remove(request: Request, services: ServicesDep) -> Response:
     return Response(removed.png, media_type="image/png", headers=headers)
 
 
-async def _remove_in_time(
-    upload: Upload, options: RemoveOptions, services: Services, clock: StageClock
-) -> RemovedBackground:
+def is_removal(path: str) -> bool:
+    """Whether requests to ``path`` remove a background, and need a place among those in flight."""
+    return path.endswith(PREFIX + "/remove")
+
+
+def _limits(services: Services) -> ImageLimits:
     settings = services.settings
-    timeout_s = settings.birefnet_processing_timeout_sec
+    return ImageLimits(
+        max_bytes=int(settings.birefnet_max_image_size_mb * MIB), max_megapixels=settings.birefnet_max_megapixels
+    )
+
+
+async def _remove_in_time(
+    upload: Upload, options: RemoveOptions, limits: ImageLimits, services: Services, clock: StageClock
+) -> RemovedBackground:
+    timeout_s = services.settings.birefnet_processing_timeout_sec
     start = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             return await remove_background(
                 upload.data,
                 matting=services.matting,
-                limits=ImageLimits(
-                    max_bytes=int(settings.birefnet_max_image_size_mb * MIB),
-                    max_megapixels=settings.birefnet_max_megapixels,
-                ),
+                limits=limits,
                 declared_type=upload.declared_type,
                 smoothing=options.smoothing,
                 clock=clock,

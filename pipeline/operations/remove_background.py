@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from pipeline import codecs, compositing, masks, resize
 from pipeline.codecs import DecodedImage, ImageLimits
 from pipeline.protocols import Matting
 from pipeline.stages import StageClock
+from pipeline.threads import in_thread
 from pipeline.types import Alpha8, Image, MaskQuality
 
 
@@ -61,14 +61,12 @@ async def remove_background(
     """
     clock = clock or StageClock()
     info = await matting.info()
-    photo, model_image = await asyncio.to_thread(
-        _decode_and_stretch, data, limits, declared_type, info.input_size_hw, clock
-    )
+    photo, model_image = await in_thread(_decode_and_stretch, data, limits, declared_type, info.input_size_hw, clock)
     start = time.perf_counter()
     result = await matting.alpha(model_image)
     clock.add("wait", max(0.0, time.perf_counter() - start - result.infer_s))
     clock.add("infer", result.infer_s)
-    png = await asyncio.to_thread(_compose_and_encode, photo, result.alpha, smoothing, clock)
+    png = await in_thread(_compose_and_encode, photo, result.alpha, smoothing, clock)
     height, width = photo.pixels.shape[:2]
     quality = masks.measure_quality(result.alpha)
     return RemovedBackground(png, width, height, result.model_version, result.tensorrt, quality)
