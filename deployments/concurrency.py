@@ -57,7 +57,7 @@ class ConcurrencyLimit:
 
     @property
     def limit(self) -> int:
-        return int(self._limit)
+        return round(self._limit)
 
     @property
     def idle_s(self) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.benchmark_stats import percentile
+from scripts.benchmark_stats import percentile, stage_stats
 from scripts.memory_soak import Held
-from scripts.overload import Overload
+from scripts.overload import Overload, Phase
 
 MOST_TIMES_IDLE = 3.0
 MOST_DECISION_MS = 100.0
@@ -41,6 +41,7 @@ def figures(overload: Overload) -> dict[str, Any]:
         "client_cpu_share": round(overload.client_cpu_share, 2),
         "after_ms": after_ms,
         "after_p50_times_idle_p50": _ratio(after_ms, idle_ms, "p50"),
+        "stages_p50_ms": {"idle": _stages(idle), "overload": _stages(flood)},
         "memory_mb": {name: {when: _own(held) for when, held in row.items()} for name, row in overload.memory.items()},
     }
 
@@ -75,12 +76,25 @@ def report(told: dict[str, Any]) -> str:
         f"  the client waited  {_text(told['refused_client_ms'])}",
         f"anything else        {told['other_outcomes'] or 'nothing'}; not sent: {told['not_sent']}",
         f"one caller, after    {_text(told['after_ms'])}, p50 / idle p50 {told['after_p50_times_idle_p50']}",
+        *(
+            f"stages p50, {when:<9}" + ", ".join(f"{stage} {ms:.0f}" for stage, ms in stages.items())
+            for when, stages in told["stages_p50_ms"].items()
+        ),
         f"{'own memory, MiB':<24}{'before':>9}{'peak':>9}{'after':>9}",
     ]
     for name, row in told["memory_mb"].items():
         cells = (row.get(when) for when in ("before", "peak", "after"))
         lines.append(f"  {name:<22}" + "".join(f"{'ended' if cell is None else f'{cell:.0f}':>9}" for cell in cells))
     return "\n".join(lines)
+
+
+def _stages(phase: Phase) -> dict[str, float]:
+    """Median of each stage inside the service, and of what the caller waited beyond them."""
+    accepted = [answer for answer in phase.answers if answer.outcome == "accepted"]
+    samples = [
+        {**answer.timing_ms, "outside": answer.client_ms - answer.timing_ms.get("total", 0.0)} for answer in accepted
+    ]
+    return {stage: stats.p50_ms for stage, stats in stage_stats(samples).items()}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -137,6 +137,23 @@ async def test_a_batch_without_failures_runs_once(gate: BatchGate, engine: Engin
     assert engine.batches == [[1, 2, 3]]
 
 
+async def test_an_item_alone_waits_for_the_batch_that_runs_and_joins_none(gate: BatchGate, engine: Engine) -> None:
+    engine.release.clear()
+    running = asyncio.create_task(gate.infer(engine.double, [1, 2]))
+    assert await asyncio.to_thread(engine.entered.wait, PATIENCE_S)
+    alone = asyncio.create_task(gate.infer_alone(engine.double, 3))
+    await asyncio.sleep(0)
+    assert engine.batches == [[1, 2]]
+    engine.release.set()
+    await running
+    assert unwrap(await asyncio.wait_for(alone, PATIENCE_S)).value == 6
+    assert engine.batches == [[1, 2], [3]]
+
+
+async def test_an_item_alone_that_fails_is_an_error_like_any_other(gate: BatchGate, engine: Engine) -> None:
+    assert isinstance(await gate.infer_alone(engine.double, 13), InferenceError)
+
+
 async def test_an_engines_failure_is_told_without_internals(gate: BatchGate, engine: Engine) -> None:
     (result,) = await gate.infer(engine.double, [13])
     assert isinstance(result, InferenceError)

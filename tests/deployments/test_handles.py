@@ -7,11 +7,12 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from deployments.handles import call
-from pipeline.errors import EmbeddingLost, InferenceError, InvalidPoint, Overloaded
+from pipeline.errors import EmbeddingLost, InferenceError, InvalidPoint, Overloaded, ReplicaDied
+from tests.stub_models import PATIENCE_S
 
 
 class FakeResponse:
@@ -92,10 +93,45 @@ async def test_a_replica_that_died_is_asked_once_more() -> None:
     assert len(method.sent) == 2
 
 
-async def test_two_deaths_are_told_as_overload_with_a_time_to_retry() -> None:
-    with pytest.raises(Overloaded) as caught:
+async def test_two_deaths_are_told_as_such_with_a_time_to_retry() -> None:
+    with pytest.raises(ReplicaDied) as caught:
         await call(FakeMethod(died(), died()))
     assert caught.value.fields["retry_after"] == 5
+
+
+async def test_a_replica_that_cannot_be_reached_the_second_time_has_not_died_twice() -> None:
+    unavailable = ActorUnavailableError("", None)
+    with pytest.raises(Overloaded) as caught:
+        await call(FakeMethod(died(), unavailable))
+    assert not isinstance(caught.value, ReplicaDied)
+
+
+async def test_the_second_time_may_be_asked_in_another_way() -> None:
+    first, second = FakeMethod(died()), FakeMethod(7)
+    assert await call(first, again=second) == 7
+    assert (len(first.sent), len(second.sent)) == (1, 1)
+
+
+async def test_those_that_a_death_met_are_asked_again_one_after_the_other() -> None:
+    """Among them is whichever killed the replica; together they would all die again."""
+    turn = asyncio.Lock()
+    release = asyncio.Event()
+    inside = [0, 0]  # now, and at most
+
+    async def work() -> int:
+        inside[0] += 1
+        inside[1] = max(inside)
+        await release.wait()
+        inside[0] -= 1
+        return 7
+
+    methods = [FakeMethod(work) for _ in range(3)]
+    calls = [asyncio.create_task(call(FakeMethod(died()), again=again, turn=turn)) for again in methods]
+    while not any(method.sent for method in methods):
+        await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.wait_for(asyncio.gather(*calls), PATIENCE_S) == [7, 7, 7]
+    assert inside == [0, 1]
 
 
 async def test_work_that_must_not_run_twice_is_not_asked_again() -> None:
