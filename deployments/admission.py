@@ -136,7 +136,7 @@ def _given_back_if_late(place: Place) -> Iterator[Callable[[], bool]]:
 
     def body_has_come() -> bool:
         timer.cancel()
-        return place.start()
+        return place.come_back()
 
     try:
         yield body_has_come

@@ -121,11 +121,6 @@ class Place:
         self._limit = limit
         self._held = True
         self._ended = False
-        self._begin()
-
-    def _begin(self) -> None:
-        limit = self._limit
-        limit._step(0)
         self._started, self._area = limit.now(), limit._area
 
     def leave(self) -> None:
@@ -134,17 +129,17 @@ class Place:
             self._held = False
             self._limit._step(-1)
 
-    def start(self) -> bool:
-        """Starts the clock of the work, and takes a place again if it was left; False if there is none now."""
-        if self._ended:
+    def come_back(self) -> bool:
+        """Takes a place again if it was left, and starts its clock anew; False if there is none now."""
+        limit = self._limit
+        if self._held or self._ended:
+            return self._held
+        if limit.in_flight >= limit.limit:
+            limit._refuse()
             return False
-        if not self._held:
-            if self._limit.in_flight >= self._limit.limit:
-                self._limit._refuse()
-                return False
-            self._held = True
-            self._limit._step(+1)
-        self._begin()
+        limit._step(+1)
+        self._held = True
+        self._started, self._area = limit.now(), limit._area
         return True
 
     def end(self, *, answered: bool) -> None:

@@ -172,7 +172,7 @@ def test_a_place_is_given_back_once() -> None:
     place.end(answered=False)
     place.leave()
     assert limit.in_flight == 0
-    assert not place.start()
+    assert not place.come_back()
     assert limit.in_flight == 0
 
 
@@ -183,19 +183,20 @@ def test_a_place_that_was_left_is_taken_by_others() -> None:
     slow.leave()
     quick = limit.admit()
     assert quick is not None
-    assert not slow.start()
+    assert not slow.come_back()
     quick.end(answered=True)
-    assert slow.start()
+    assert slow.come_back()
     assert limit.in_flight == 1
 
 
-def test_the_time_before_the_work_starts_does_not_count() -> None:
+def test_the_time_before_a_place_was_taken_again_does_not_count() -> None:
     machine = Machine(cores(1))
     for _ in range(5):
         place = machine.limit.admit()
         assert place is not None
+        place.leave()
         machine.now += 30  # a slow sender
-        assert place.start()
+        assert place.come_back()
         machine.now += IDLE_S
         place.end(answered=True)
     assert machine.limit.idle_s == pytest.approx(IDLE_S)
