@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import ClearcutError, InferenceError
 from pipeline.models.memory_guard import is_out_of_memory, not_enough_memory
+from pipeline.threads import step_back
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class BatchGate:
     def __init__(self) -> None:
         self._idle = asyncio.Event()
         self._idle.set()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._executor = ThreadPoolExecutor(1, "inference", initializer=step_back)
         self._unfinished = 0  # batches in the executor: one runs, more may wait behind it
         self._busy_since: float | None = None
         self.stuck_after_s = BatchOptions().stuck_after_s

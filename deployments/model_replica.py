@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic
 
 from deployments.batching import BatchGate, BatchOptions
 from deployments.model_status import ModelStatus
 from pipeline.errors import ModelNotLoaded
 from pipeline.models.ladder import Engine, Loaded
+from pipeline.threads import step_back
 
 logger = logging.getLogger("ray.serve")
 
@@ -27,7 +29,8 @@ class ModelReplica(Generic[Engine]):
         self._loaded: Loaded[Engine] | None = None
         self._error: str | None = None
         try:
-            self._loaded = load()
+            with ThreadPoolExecutor(1, initializer=step_back) as loader:  # the engine's own threads start there
+                self._loaded = loader.submit(load).result()
         except ModelNotLoaded as error:
             logger.error("%s: %s", name, error.detail)
             self._error = error.detail

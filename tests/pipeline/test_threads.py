@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
 import threading
 
 import pytest
 
-from pipeline.threads import in_thread
+from pipeline.threads import BULK_NICENESS, LEAST_PRIORITY, in_thread
 from tests.stub_models import PATIENCE_S
 
 
@@ -43,3 +45,18 @@ async def test_a_caller_that_is_cancelled_ends_with_the_thread(fails: bool) -> N
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, PATIENCE_S)
     assert ended
+
+
+async def test_the_thread_stands_behind_the_loop_in_the_queue_for_a_core() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    here = niceness()
+    assert await in_thread(niceness) == min(here + BULK_NICENESS, LEAST_PRIORITY)
+    assert niceness() == here
+
+
+async def test_what_belongs_to_the_request_is_known_in_the_thread() -> None:
+    request = contextvars.ContextVar[str]("request")
+    request.set("a")
+    assert await in_thread(request.get) == "a"
