@@ -1,7 +1,7 @@
 """Replicas behind the pipeline's protocols. Serve's responses and Ray's errors end here.
 
-A call waits, and whoever stops waiting (a deadline, a client that went away) cancels the replica's work: leaving
-``asyncio.wait_for`` alone would let it run on.
+A call waits, and whoever stops waiting (a deadline, a client that went away) cancels the replica's work: a deadline
+alone would let it run on.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _restarting(kind: type[Overloaded]) -> Overloaded:
 
 async def _once(response: Response, timeout_s: float) -> Any:
     try:
-        return await asyncio.wait_for(_answer(response), timeout_s)
+        async with asyncio.timeout(timeout_s):  # wait_for would swallow a cancellation that comes with the answer
+            return await _answer(response)
     except (ActorDiedError, ActorUnavailableError, ClearcutError, TimeoutError):
         raise
     except BackPressureError as error:

@@ -30,6 +30,7 @@ logger = logging.getLogger("ray.serve")
 @serve.deployment(
     # A call per waiting client: status and event streams wait here.
     max_ongoing_requests=2000,
+    max_queued_requests=1000,
     # A replica that lost its lease or died is replaced within seconds; jobs stand still until then.
     health_check_period_s=1,
     health_check_timeout_s=5,
@@ -44,9 +45,11 @@ class JobManager:
         # Asynchronous because the scheduler's tasks belong to the loop that Serve runs this replica on.
         settings = Settings()
         self._latency = LatencyBoard()
+        artifacts = open_artifacts(settings.work_dir)
+        await asyncio.to_thread(artifacts.check)  # a wrong WORK_DIR stops the start, with a text that says so
         scheduler = JobScheduler(
             await _open_store(settings),
-            open_artifacts(settings.work_dir),
+            artifacts,
             segmenter=RemoteSegmenter(mobile_sam),
             inpainter=RemoteInpainter(lama),
             owner=serve.get_replica_context().replica_id.unique_id,

@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     # uvicorn believes X-Forwarded-For from these peers, by default from 127.0.0.1: name an address that is no one's.
     "FORWARDED_ALLOW_IPS": "255.255.255.255",
+    # Ray starts its workers at niceness 15, which leaves work on pixels little room to step back behind event loops.
+    "RAY_worker_niceness": "10",
     "PYTHONUNBUFFERED": "1",
 }
 GRACE_S = 30.0  # a clean stop takes about 9 s

@@ -15,6 +15,7 @@ from deployments.clients import client_of
 from deployments.error_docs import refusals
 from deployments.idempotency import KeyHeader, upload_key
 from deployments.job_schemas import UploadAnswer
+from deployments.memory_budget import UPLOAD_BYTES_PER_PIXEL, hold_pixels
 from deployments.services import Services, ServicesDep
 from deployments.uploads import read_upload, upload_schema
 from pipeline import codecs, resize
@@ -71,6 +72,8 @@ async def upload(request: Request, services: ServicesDep, idempotency_key: KeyHe
         max_bytes=int(settings.upload_max_size_mb * MIB), max_megapixels=settings.birefnet_max_megapixels
     )
     try:
+        header = codecs.read_header(sent.data, limits, declared_type=sent.declared_type)
+        hold_pixels(request, header, UPLOAD_BYTES_PER_PIXEL)
         original = await asyncio.to_thread(_prepare, sent.data, limits, sent.declared_type, settings.max_image_size)
     except FileTooLarge:
         raise

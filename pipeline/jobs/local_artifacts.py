@@ -119,6 +119,8 @@ class LocalArtifacts:
             finally:
                 probe.unlink(missing_ok=True)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                return  # it works but for the room, which jobs that end give back
             raise UnusableStorage(f"WORK_DIR: cannot write to {self._jobs}: {error.strerror or error}.") from error
 
     def _folders(self) -> list[Path]:
