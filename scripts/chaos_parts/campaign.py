@@ -71,7 +71,7 @@ class Campaign:
             was_the_moment = await self._wait_for(fault)
             began_s = time.monotonic()
             pids = self._kill(fault)
-            self._load.send_jobs_now(AFTERWARDS)
+            self._load.send_jobs_now(AFTERWARDS, "keep")
             self._say(f"{fault.name}: killed {len(pids)} process{'es' if len(pids) > 1 else f' ({pids[0]})'}")
             if fault.is_everything:
                 await self._restart()

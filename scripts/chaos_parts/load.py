@@ -18,6 +18,7 @@ REMOVE = "/api/background-removal/remove"
 STATUS_EVERY_S = 0.2
 MOST_UNDERWAY = 8
 MOST_JOBS = 8
+MOST_AHEAD = 3
 REMOVALS_SHARE = 0.4
 """Of the machine's work; jobs have the rest."""
 WISHES: dict[Wish, float] = {"keep": 0.7, "again": 0.1, "cancel": 0.1, "cleanup": 0.1}
@@ -65,15 +66,15 @@ class Load:
     def end(self) -> None:
         self._ending.set()
 
-    def send_jobs_now(self, count: int) -> None:
-        """Sends jobs before their time; as many of those to come are left out."""
-        self._ahead += count
-        self._send_jobs(count)
+    def send_jobs_now(self, count: int, wish: Wish | None = None) -> None:
+        """Sends jobs before their time; some of those to come are left out for them."""
+        self._ahead = min(MOST_AHEAD, self._ahead + count)
+        self._send_jobs(count, wish)
 
-    def _send_jobs(self, count: int) -> None:
+    def _send_jobs(self, count: int, wish: Wish | None = None) -> None:
         self._owners = {owner for owner in self._owners if not owner.done()}
         for _ in range(min(count, MOST_JOBS - len(self._owners))):
-            self._owners.add(asyncio.create_task(self._own_a_job()))
+            self._owners.add(asyncio.create_task(self._own_a_job(wish)))
 
     async def _steadily(self, kind: Kind, every_s: Callable[[], float], send: Callable[[], Awaitable[None]]) -> None:
         """Sends at a pace of its own, whether or not the last one was answered; skips a turn if too many are not."""
@@ -109,11 +110,10 @@ class Load:
                 self._send_jobs(1)
             await self._pause(self._pace.job_every_s * self._dice.uniform(0.5, 1.5))
 
-    async def _own_a_job(self) -> None:
+    async def _own_a_job(self, wish: Wish | None) -> None:
         plan = self._dice.choice(self._plans)
-        wish: Wish = self._dice.choices(list(WISHES), list(WISHES.values()))[0]
         key = f"{self._dice.getrandbits(64):016x}"
-        entry = Entry(key, plan, wish)
+        entry = Entry(key, plan, wish or self._dice.choices(list(WISHES), list(WISHES.values()))[0])
         self._ledger.entries.append(entry)
         others = [other for other in self._plans if other.photo is plan.photo and other is not plan]
         await self._owner.live(entry, self._dice.choice(others or [plan]))
