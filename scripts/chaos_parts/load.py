@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.chaos_parts.answers import Kind
 from scripts.chaos_parts.caller import Caller
@@ -58,8 +59,8 @@ class Load:
     async def run(self) -> None:
         """Keeps the load up until ``end`` is called and the last job's owner is done."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._steadily("remove", lambda: self._pace.removal_every_s, self._remove))
-            group.create_task(self._steadily("status", lambda: STATUS_EVERY_S, self._ask))
+            group.create_task(self._steadily("remove", self._pace.removal_every_s, self._remove))
+            group.create_task(self._steadily("status", STATUS_EVERY_S, self._ask))
             group.create_task(self._send_jobs_at_their_pace())
         await asyncio.gather(*self._owners)
 
@@ -72,17 +73,19 @@ class Load:
         self._send_jobs(count, wish)
 
     def _send_jobs(self, count: int, wish: Wish | None = None) -> None:
-        self._owners = {owner for owner in self._owners if not owner.done()}
+        for owner in [owner for owner in self._owners if owner.done()]:
+            self._owners.remove(owner)
+            owner.result()  # raises what is wrong with the owner itself
         for _ in range(min(count, MOST_JOBS - len(self._owners))):
             self._owners.add(asyncio.create_task(self._own_a_job(wish)))
 
-    async def _steadily(self, kind: Kind, every_s: Callable[[], float], send: Callable[[], Awaitable[None]]) -> None:
+    async def _steadily(self, kind: Kind, every_s: float, send: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Sends at a pace of its own, whether or not the last one was answered; skips a turn if too many are not."""
         async with asyncio.TaskGroup() as group:
             while not self._ending.is_set():
                 if self._caller.underway.get(kind, 0) < MOST_UNDERWAY:
-                    group.create_task(_ignoring_result(send()))
-                await self._pause(every_s())
+                    group.create_task(send())
+                await self._pause(every_s)
 
     async def _remove(self) -> None:
         photo: Photo = self._dice.choice(self._photos)
@@ -124,7 +127,3 @@ class Load:
                 await self._ending.wait()
         except TimeoutError:
             return
-
-
-async def _ignoring_result(work: Awaitable[object]) -> None:
-    await work
