@@ -122,7 +122,10 @@ class Admission:
         headers = MutableHeaders(raw=answer.raw_headers)
         headers["Retry-After"] = str(error.fields["retry_after"])
         headers["Server-Timing"] = f"admission;dur={(time.perf_counter() - arrived) * 1000:.2f}"
-        headers["Connection"] = "close"  # the body was not read
+        if "transfer-encoding" in Headers(scope=scope):
+            # A body without an end in sight. Others are read and dropped by the server: closing the connection on a
+            # sender in mid-body resets it, and the answer may be lost.
+            headers["Connection"] = "close"
         await answer(scope, receive, send)
 
 

@@ -17,7 +17,7 @@ from pipeline.types import Alpha8, Image, MattingResult
 @serve.deployment(
     max_ongoing_requests=64,
     max_queued_requests=64,  # of each caller
-    health_check_period_s=10,
+    health_check_period_s=1,  # a dead replica is noticed, and replaced, at the next check
     graceful_shutdown_timeout_s=60,
     max_surge_percent=100,
 )

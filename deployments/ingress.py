@@ -113,7 +113,7 @@ def _build_asgi() -> FastAPI:
 @serve.deployment(
     max_ongoing_requests=1000,
     max_queued_requests=100,
-    health_check_period_s=10,
+    health_check_period_s=1,  # a dead replica is noticed, and replaced, at the next check
     graceful_shutdown_timeout_s=60,
     max_surge_percent=100,
 )

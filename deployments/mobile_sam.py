@@ -21,7 +21,7 @@ _Decode = tuple[ImageEmbedding, list[Prompt], int]
 @serve.deployment(
     max_ongoing_requests=64,
     max_queued_requests=64,  # of each caller
-    health_check_period_s=10,
+    health_check_period_s=1,  # a dead replica is noticed, and replaced, at the next check
     graceful_shutdown_timeout_s=60,
     max_surge_percent=100,
 )

@@ -118,12 +118,21 @@ async def test_beyond_the_limit_a_removal_is_refused_with_its_body_unread(door: 
     assert refused.status == 503
     assert refused.reads == 0
     assert refused.sent_headers["retry-after"] == "1"
-    assert refused.sent_headers["connection"] == "close"
+    assert "connection" not in refused.sent_headers, "a sender in mid-body would get a reset instead of the answer"
     assert 0 <= parse_server_timing(refused.sent_headers["server-timing"])["admission"] < 100
     assert json.loads(refused.sent[1]["body"])["error_code"] == "OVERLOADED"
     door.release.set()
     await inside
     door.assert_empty()
+
+
+async def test_a_refused_body_without_an_end_in_sight_ends_its_connection(door: Door) -> None:
+    _, inside = await one_inside(door)
+    refused = door.call(headers={"transfer-encoding": "chunked"})
+    await asyncio.wait_for(refused.start(), PATIENCE_S)
+    assert (refused.status, refused.sent_headers["connection"]) == (503, "close")
+    door.release.set()
+    await inside
 
 
 async def test_the_next_one_comes_in_when_the_first_has_been_answered(door: Door) -> None:
