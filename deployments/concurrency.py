@@ -9,7 +9,7 @@ where every request slows the others it stays at about ``TOLERANCE``.
 The same feedback stands behind Gradient2 of Netflix's concurrency-limits (https://github.com/Netflix/concurrency-limits),
 which multiplies the limit by long-term over short-term latency. Here the idle latency is measured and not guessed: it
 is that of requests that ran alone while nobody was turned away. CoDel (RFC 8289) has the idea in common that a standing
-queue is the fault, not a burst: nothing waits here.
+queue is the fault, not a burst: a few come in beyond the limit, and then none until it has been calm for a while.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-TOLERANCE = 2.0
+TOLERANCE = 1.8
 """How many times the idle latency an accepted request may take."""
 
 START_LIMIT = 4.0
 MAX_LIMIT = 64.0  # what a model replica takes at once
+BURST = 6
+"""Requests that come in beyond the limit before it is kept."""
+
+CALM_S = 10.0
+"""After so long without a crowd the next burst is let in."""
+
 SMOOTHING = 0.2
 IDLE_SAMPLES = 31
-ENOUGH_SAMPLES = 3
+ENOUGH_SAMPLES = 5
 STALE_S = 600.0
 
 
@@ -52,6 +58,8 @@ class ConcurrencyLimit:
         self._idle_at = -math.inf  # when the newest sample was taken
         self._crowded_at = -math.inf  # when two were in flight the last time
         self._refused_at = -math.inf
+        self._spare = 0
+        self._burst_at = -math.inf  # when one came in beyond the limit, or was refused, the last time
         self._area = 0.0  # integral of in_flight over time
         self._area_at = now()
 
@@ -71,14 +79,25 @@ class ConcurrencyLimit:
 
     def admit(self) -> Place | None:
         """A place, or None if there is none now."""
-        if self.in_flight >= self.limit:
+        if self.in_flight >= self.limit and not self._is_in_burst():
             self._refuse()
             return None
         self._step(+1)
         return Place(self)
 
+    def _is_in_burst(self) -> bool:
+        """Whether one more may come in beyond the limit; counts it."""
+        now = self.now()
+        if now - self._burst_at > CALM_S:
+            self._spare = 0 if self._fixed else BURST
+        if not self._spare:
+            return False
+        self._spare -= 1
+        self._burst_at = now
+        return True
+
     def _refuse(self) -> None:
-        self._refused_at = self.now()
+        self._refused_at = self._burst_at = self.now()
         if self._fixed:
             return
         if self._refused_at - self._idle_at > STALE_S:
