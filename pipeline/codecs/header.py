@@ -21,6 +21,7 @@ _MIB = 2**20
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 _JPEG_FILL = 0xFF
+_BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ImageLimits:
         max_short_side_px: 8K, whichever way the picture stands.
         min_side_px: Both sides.
         bomb_ratio: How many times its file's size a picture may unpack to, if that is over ``BOMB_BYTES``.
+        own_file: Whether this service wrote the file, so that no process need stand between it and the decoder.
     """
 
     max_bytes: int = 10 * _MIB
@@ -42,6 +44,7 @@ class ImageLimits:
     max_short_side_px: int = 4320
     min_side_px: int = 64
     bomb_ratio: float = BOMB_RATIO
+    own_file: bool = False
 
 
 OWN_FILES = ImageLimits(
@@ -51,6 +54,7 @@ OWN_FILES = ImageLimits(
     max_short_side_px=2**20,
     min_side_px=1,
     bomb_ratio=2**40,
+    own_file=True,
 )
 """For files this service has written itself: its uploads were judged when they came."""
 
@@ -209,6 +213,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _bmp_size(data: bytes) -> tuple[int, int]:
     header_size = struct.unpack_from("<I", data, 14)[0]
+    if header_size not in _BMP_HEADER_SIZES:
+        raise InvalidImage("Invalid image data: broken BMP header")
     if header_size == 12:
         width, height = struct.unpack_from("<HH", data, 18)
         return width, height
