@@ -56,14 +56,12 @@ class DecoderPool:
         """
         if self._processes == 0:
             return unpack_image(data, header)
-        try:
-            return self._decode_once(data, header)
-        except DecoderKilled:
-            logger.warning("A decoder process was killed from outside; its picture is decoded once more.")
-        try:
-            return self._decode_once(data, header)
-        except DecoderKilled:
-            raise InvalidImage(f"Invalid image data: the {header.format} file is damaged or truncated") from None
+        for _ in range(self._processes + 1):  # whoever kills one may have killed all
+            try:
+                return self._decode_once(data, header)
+            except DecoderKilled:
+                logger.warning("A decoder process was killed from outside; its picture goes to another.")
+        raise InvalidImage(f"Invalid image data: the {header.format} file is damaged or truncated")
 
     def warm_up(self) -> None:
         """Starts all processes and waits until they are ready.
@@ -80,7 +78,7 @@ class DecoderPool:
                 raise Overloaded("The decoder processes do not start.")
 
     def close(self) -> None:
-        """Ends all processes; a picture at work is still finished. Afterwards the pool decodes nothing more."""
+        """Ends all processes; pictures at work and later ones get ``Overloaded``."""
         with self._changed:
             self._closed = True
             keeper = self._keeper
@@ -112,6 +110,7 @@ class DecoderPool:
         with self._changed:
             failures = self._failures
             while not self._closed:
+                self._bury_idle()
                 if self._idle:
                     return self._idle.pop()  # the one used last: its memory is warm
                 if self._failures != failures and self._size == 0:

@@ -103,6 +103,9 @@ class DecoderProcess:
             reply = self._receive()
         except (BrokenPipeError, ConnectionResetError):
             reply = b""
+        except BaseException:
+            self.end()  # its answer must not be taken for that to the next question
+            raise
         finally:
             os.close(file)
         if reply is None:

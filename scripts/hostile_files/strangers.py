@@ -37,7 +37,7 @@ def strangers(seed: int) -> Iterator[Specimen]:
     random = np.random.default_rng(seed)
     yield Specimen("nothing.jpg", b"", (INVALID,))
     yield Specimen("one-byte.jpg", b"\xff", (INVALID,))
-    yield Specimen("text.txt", b"Hello! " * 50, (INVALID,))
+    yield Specimen("text.txt", b"Hello! " * 50, (INVALID, FORMAT))
     yield Specimen("noise.png", random.bytes(5000), (INVALID,))
     yield Specimen("zeros.bmp", bytes(5000), (INVALID,))
     yield Specimen("elf.jpg", b"\x7fELF" + random.bytes(500), (INVALID,))

@@ -187,6 +187,38 @@ def test_a_decoder_that_dies_while_idle_is_buried_and_replaced(pool: DecoderPool
     wait_until(lambda: pid not in children())
 
 
+def test_a_pool_whose_every_decoder_was_killed_decodes_on() -> None:
+    pool = DecoderPool(3)
+    pool.warm_up()
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGKILL)
+    assert np.array_equal(decode(pool, saved(photo())).pixels, photo())
+    pool.close()
+
+
+def test_an_interrupted_caller_leaves_no_answer_behind(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    pool.warm_up()
+    monkeypatch.setattr("pipeline.codecs.decoder_process.DecoderProcess._receive", interrupt)
+    with pytest.raises(Interrupted):
+        decode(pool, saved(photo(), "BMP"))
+    monkeypatch.undo()
+    other = photo(90, 64)
+    assert np.array_equal(decode(pool, saved(other)).pixels, other)
+
+
+def test_closing_gives_up_a_picture_at_work(pool: DecoderPool) -> None:
+    thread = when_it_works(pool, lambda pid: pool.close())
+    with pytest.raises(Overloaded):
+        decode(pool, slow_jpeg())
+    thread.join()
+
+
 def test_nothing_starts_before_the_first_picture() -> None:
     before = children()
     pool = DecoderPool(2)
