@@ -303,6 +303,35 @@ def test_a_truncated_file_is_an_error_and_not_a_grey_picture(image_format: str, 
         decode_image(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}], ids=str)
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_a_jpeg_cut_short_and_closed_again_is_an_error(mode: str, options: dict[str, object], share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (70, 96, 3), np.uint8)
+    data = saved(PillowImage.fromarray(noise).convert(mode), "JPEG", quality=40, **options)
+    if "progressive" in options:
+        share /= 2  # its scans repeat the picture; the last ones only refine it
+    with pytest.raises(InvalidImage):
+        decode_image(data[: int(len(data) * share)] + b"\xff\xd9")
+
+
+def test_a_jpeg_that_lacks_only_its_end_is_whole() -> None:
+    data = saved(photo(), "JPEG")
+    assert np.array_equal(decode_image(data[:-2]).pixels, decode_image(data).pixels)
+
+
+def test_what_follows_a_jpeg_does_not_matter() -> None:
+    data = saved(photo(), "JPEG")
+    assert np.array_equal(decode_image(data + b"PK\3\4" + data).pixels, decode_image(data).pixels)
+
+
+def test_a_jpeg_of_endless_scans_is_an_error() -> None:
+    data = saved(photo(), "JPEG", progressive=True)
+    last_scan = data[data.rfind(b"\xff\xda") : -2]
+    with pytest.raises(InvalidImage, match="scans"):
+        decode_image(data[:-2] + last_scan * 200 + b"\xff\xd9")
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
 def test_a_truncated_jpeg_of_any_mode_is_an_error(mode: str) -> None:
     data = saved(PillowImage.fromarray(photo()).convert(mode), "JPEG")
@@ -316,11 +345,15 @@ def test_a_png_without_its_pixels_is_an_error() -> None:
         decode_image(data[:33] + chunk(b"IEND", b""))
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (6, 4)])
-def test_a_png_of_too_few_rows_is_an_error(colour_type: int, channels: int) -> None:
-    header = struct.pack(">IIBBBBB", 96, 70, 8, colour_type, 0, 0, 0)
-    few = zlib.compress(bytes((96 * channels + 1) * 30))
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", few) + chunk(b"IEND", b"")
+@pytest.mark.parametrize(
+    ("colour_type", "channels", "depth"),
+    [(0, 1, 8), (2, 3, 8), (3, 1, 8), (4, 2, 8), (6, 4, 8), (0, 1, 16), (2, 3, 16), (4, 2, 16), (6, 4, 16)],
+)
+def test_a_png_of_too_few_rows_is_an_error(colour_type: int, channels: int, depth: int) -> None:
+    header = struct.pack(">IIBBBBB", 96, 70, depth, colour_type, 0, 0, 0)
+    few = zlib.compress(bytes((96 * channels * depth // 8 + 1) * 69))
+    palette = chunk(b"PLTE", bytes(768)) if colour_type == 3 else b""
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", few) + chunk(b"IEND", b"")
     with pytest.raises(InvalidImage):
         decode_image(data)
 

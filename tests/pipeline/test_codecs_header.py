@@ -47,6 +47,13 @@ def test_a_bmp_that_runs_downwards_has_a_positive_height() -> None:
     assert read_header(claimed_bmp(64, -96)).height == 96
 
 
+@pytest.mark.parametrize("header_size", [0, 11, 41, 2**31])
+def test_a_text_that_begins_like_a_bmp_is_invalid_and_no_bomb(header_size: int) -> None:
+    data = claimed_bmp(2**31 - 1, 2**31 - 1)
+    with pytest.raises(InvalidImage, match="broken BMP header"):
+        read_header(data[:14] + struct.pack("<I", header_size) + data[18:])
+
+
 @pytest.mark.parametrize("declared_type", [None, "", "image/gif", "application/octet-stream", "Image/PNG; q=1"])
 def test_a_declared_type_that_may_be_an_image_does_not_matter(declared_type: str | None) -> None:
     assert read_header(saved("JPEG"), declared_type=declared_type).format == "JPEG"
