@@ -7,10 +7,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
-from pipeline.codecs import decode_image
+from pipeline.codecs import OWN_FILES, decode_image
 from pipeline.errors import ImageRejected, InvalidImage
 
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP"]
@@ -313,6 +315,26 @@ def test_a_jpeg_cut_short_and_closed_again_is_an_error(mode: str, options: dict[
         share /= 2  # its scans repeat the picture; the last ones only refine it
     with pytest.raises(InvalidImage):
         decode_image(data[: int(len(data) * share)] + b"\xff\xd9")
+
+
+@given(
+    sides=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    mode=st.sampled_from(["RGB", "CMYK", "L"]),
+    quality=st.integers(1, 100),
+    subsampling=st.integers(0, 2),
+    progressive=st.booleans(),
+    optimize=st.booleans(),
+    restart_marker_blocks=st.integers(0, 9),
+    noise=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_whole_jpeg_is_taken_for_one_cut_short(
+    sides: tuple[int, int], mode: str, noise: bool, **options: object
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8) if noise else photo(*sides)
+    data = saved(PillowImage.fromarray(pixels).convert(mode), "JPEG", **options)
+    expected = np.asarray(PillowImage.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+    assert difference(decode_image(data, OWN_FILES).pixels, expected) <= 2
 
 
 def test_a_jpeg_that_lacks_only_its_end_is_whole() -> None:
