@@ -25,9 +25,6 @@ from pipeline.codecs.header import ImageHeader
 from pipeline.codecs.unpack import DecodedImage, unpack_image
 from pipeline.errors import ImageRejected
 
-# A process that has grown by so much over its first picture makes room for a fresh one.
-GROWTH_BYTES = 256 * 2**20
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -56,7 +53,7 @@ def main() -> None:
             os.close(file)
             os.close(room)
         first_size = first_size or _virtual_bytes()
-        if reply[0] == wire.UNPACKED and _virtual_bytes() > first_size + GROWTH_BYTES:
+        if reply[0] == wire.UNPACKED and _virtual_bytes() > first_size + limits.growth_mb * 2**20:
             reply = bytes([wire.UNPACKED_AND_LAST]) + reply[1:]
         connection.send(reply)
 

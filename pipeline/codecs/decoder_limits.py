@@ -16,12 +16,14 @@ class DecoderLimits:
         memory_mb: MiB beside the process as it stands, for any picture.
         memory_bytes_per_pixel: More, by its size. Of the kinds measured at 33 megapixels the hungriest, an animated
             WebP that is turned, needs 27.
+        growth_mb: MiB that a process may have grown by since its first picture; then a fresh one takes its place.
     """
 
     cpu_s: int = 10
     wall_s: float = 30.0
     memory_mb: float = 64.0
     memory_bytes_per_pixel: float = 32.0
+    growth_mb: float = 256.0
 
     def memory_bytes(self, pixel_count: int, file_size: int) -> int:
         # Parts of the file are copied up to four times: the file, its picture without metadata, the decoder's stream.

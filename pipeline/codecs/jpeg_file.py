@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.errors import InvalidImage
 
 # Encoders write about ten. Each costs the decoder a pass over the whole picture, however few bytes it has.
-MAX_JPEG_SCANS = 100
+MAX_JPEG_SCANS = 64
 
 # What the decoder reads ahead of what it needs: the bits of one 64-bit register.
 _FILLER = bytes(8)

@@ -150,8 +150,8 @@ def _tables(plain: bytes) -> Iterator[tuple[str, bytes, str]]:
 
 def _scans(seed: int, plain: bytes, progressive: bytes) -> Iterator[tuple[str, bytes, str]]:
     last = progressive[progressive.rfind(b"\xff\xda") : -2]
-    yield "scans-90", progressive[:-2] + last * 80 + END, f"{OK}|{INVALID}"
-    yield "scans-200", progressive[:-2] + last * 200 + END, INVALID
+    yield "scans-50", progressive[:-2] + last * 40 + END, f"{OK}|{INVALID}"
+    yield "scans-80", progressive[:-2] + last * 70 + END, INVALID
     first = _scan(progressive)
     second = progressive.find(b"\xff\xda", first)
     table = progressive.rfind(b"\xff\xc4", first, second)
@@ -160,7 +160,7 @@ def _scans(seed: int, plain: bytes, progressive: bytes) -> Iterator[tuple[str, b
     yield "scan-of-no-component", _patched(plain, plain.find(b"\xff\xda") + 4, 0), INVALID
     large = saved(picture(seed, "L", (1600, 1200)), "JPEG", progressive=True, quality=5)
     again = large[large.rfind(b"\xff\xda") : -2]
-    yield "scans-slow", large[:-2] + again * 80 + END, f"{OK}|{INVALID}"
+    yield "scans-slow", large[:-2] + again * 50 + END, f"{OK}|{INVALID}"
     restarts = saved(picture(seed), "JPEG", restart_marker_blocks=3)
     yield "restarts-in-wrong-order", restarts.replace(b"\xff\xd1", b"\xff\xd6"), f"{OK}|{INVALID}"
     yield "restarts-gone", restarts.replace(b"\xff\xd1", b""), f"{OK}|{INVALID}"

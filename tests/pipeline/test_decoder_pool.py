@@ -39,12 +39,12 @@ def saved(pixels: Image, image_format: str = "PNG", **options: object) -> bytes:
 
 
 def slow_jpeg() -> bytes:
-    """A small file of 33 megapixels whose last scan comes again and again, each time a pass over the whole picture."""
+    """A small file of 72 megapixels whose last scan comes again and again, each time a pass over the whole picture."""
     stream = io.BytesIO()
-    PillowImage.new("L", (7680, 4320), 99).save(stream, "JPEG", progressive=True)
+    PillowImage.new("L", (9000, 8000), 99).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()
     last_scan = data[data.rfind(b"\xff\xda") : -2]
-    return data[:-2] + last_scan * 80 + b"\xff\xd9"
+    return data[:-2] + last_scan * 50 + b"\xff\xd9"
 
 
 def decode(pool: DecoderPool, data: bytes) -> codecs.DecodedImage:
@@ -219,6 +219,18 @@ def test_closing_gives_up_a_picture_at_work(pool: DecoderPool) -> None:
     thread.join()
 
 
+def test_a_decoder_that_has_grown_gives_its_picture_and_makes_room() -> None:
+    pool = DecoderPool(1, limits=DecoderLimits(growth_mb=-1))
+    pool.warm_up()
+    (before,) = pool.pids()
+    assert np.array_equal(decode(pool, saved(photo())).pixels, photo())
+    pool.warm_up()
+    assert pool.pids() != [before]
+    assert before not in children()
+    assert pool.broken == 0
+    pool.close()
+
+
 def test_nothing_starts_before_the_first_picture() -> None:
     before = children()
     pool = DecoderPool(2)
@@ -265,7 +277,7 @@ def test_a_picture_does_not_wait_for_ever() -> None:
         thread.join()
         with pytest.raises(Overloaded, match="No decoder came free"):
             decode(pool, saved(photo()))
-        assert slow.result().pixels.shape == (4320, 7680, 3)
+        assert slow.result().pixels.shape == (8000, 9000, 3)
     pool.close()
 
 
