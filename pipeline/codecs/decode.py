@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.codecs.decoder_pool import DecoderPool
+from pipeline.codecs.decoder_pool import RETRY_AFTER_S, DecoderPool
 from pipeline.codecs.header import ImageLimits, read_header
 from pipeline.codecs.unpack import DecodedImage, unpack_image
 from pipeline.errors import Overloaded
@@ -50,4 +50,4 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, declared_typ
             return unpack_image(data, header)
         return _decoders.decode(data, header)
     except MemoryError as error:
-        raise Overloaded("There is no memory to decode the image now; try again.") from error
+        raise Overloaded("There is no memory to decode the image now. Try again.", retry_after=RETRY_AFTER_S) from error

@@ -15,6 +15,7 @@ from pipeline.codecs.unpack import DecodedImage, unpack_image
 from pipeline.errors import InvalidImage, Overloaded
 
 MAX_PROCESSES = 4
+RETRY_AFTER_S = 5
 _SWEEP_S = 5.0  # until a process that died while nothing was asked of it is noticed and buried
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class DecoderPool:
             failures = self._failures
             self._changed.wait_for(lambda: self._asked_for == 0 or self._closed)
             if self._failures != failures:
-                raise Overloaded("The decoder processes do not start.")
+                raise Overloaded("The decoder processes do not start.", retry_after=RETRY_AFTER_S)
 
     def close(self) -> None:
         """Ends all processes; pictures at work and later ones get ``Overloaded``."""
@@ -114,12 +115,12 @@ class DecoderPool:
                 if self._idle:
                     return self._idle.pop()  # the one used last: its memory is warm
                 if self._failures != failures and self._size == 0:
-                    raise Overloaded("There is no room to decode the image now; try again.")
+                    raise Overloaded("The image cannot be decoded now. Try again.", retry_after=RETRY_AFTER_S)
                 if self._size < self._processes:
                     self._ask_for_one()
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise Overloaded("No decoder came free in time; try again.")
-            raise Overloaded("The service is stopping.")
+                    raise Overloaded("No decoder came free in time. Try again.", retry_after=RETRY_AFTER_S)
+            raise Overloaded("The service is stopping.", retry_after=RETRY_AFTER_S)
 
     def _give_back(self, process: DecoderProcess) -> None:
         with self._changed:
@@ -161,7 +162,7 @@ class DecoderPool:
         process = None
         try:
             process = DecoderProcess(self._limits)
-        except OSError:
+        except Exception:
             logger.exception("A decoder process does not start.")
         with self._changed:
             self._asked_for -= 1

@@ -275,8 +275,9 @@ def test_a_picture_does_not_wait_for_ever() -> None:
     with ThreadPoolExecutor(1) as executor:
         slow = executor.submit(decode, pool, slow_jpeg())
         thread.join()
-        with pytest.raises(Overloaded, match="No decoder came free"):
+        with pytest.raises(Overloaded, match="No decoder came free") as caught:
             decode(pool, saved(photo()))
+        assert caught.value.fields == {"retry_after": 5}
         assert slow.result().pixels.shape == (8000, 9000, 3)
     pool.close()
 
