@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image as PillowImage
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.codecs import DecoderPool, ImageLimits, decode_image, encode_jpeg, encode_png, read_header
 from pipeline.compositing import compose_cutout
