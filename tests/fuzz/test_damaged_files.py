@@ -1,6 +1,7 @@
 """However a file is damaged, it is a picture or refused, and the decoders live on.
 
-    .venv/bin/python -m pytest tests/fuzz                          # some seconds, three minutes with the slow test
+    .venv/bin/python -m pytest tests/fuzz -m "not slow"            # some seconds
+    .venv/bin/python -m pytest tests/fuzz -m slow                  # three minutes, other damage each time
     FUZZ_MINUTES=480 .venv/bin/python -m pytest tests/fuzz -m slow --timeout 0 -s
 
 A file that fails is written to the folder FUZZ_FOUND, /tmp unless set, and its name is in the message.
