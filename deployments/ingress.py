@@ -24,6 +24,8 @@ from deployments.resources import MODELS
 from deployments.routes import background_removal, downloads, events, jobs, system, uploads
 from deployments.services import Services
 from deployments.version import API_VERSION
+from pipeline import codecs
+from pipeline.codecs.decoder_pool import DecoderPool
 from pipeline.config import Settings
 from pipeline.errors import ClearcutError
 from pipeline.jobs.artifacts import open_artifacts
@@ -105,7 +107,10 @@ def _remote_services() -> Services:
 
 
 def _build_asgi() -> FastAPI:
-    return create_app(_remote_services(), behind_serve=True)
+    services = _remote_services()
+    codecs.use_decoders(DecoderPool(services.settings.decoder_processes))
+    codecs.warm_up()  # the replica gets no request before
+    return create_app(services, behind_serve=True)
 
 
 # Long polls and event streams hold one of the ongoing requests each. What comes beyond these and the queue is answered

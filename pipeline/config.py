@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     birefnet_model_path: Path | None = Field(None, description="BiRefNet's weights, instead of a file in MODELS_DIR.")
     mobile_sam_checkpoint: Path | None = Field(None, description="MobileSAM's weights, likewise.")
 
-    @field_validator("birefnet_model_path", "mobile_sam_checkpoint", "database_url", mode="before")
+    @field_validator("birefnet_model_path", "mobile_sam_checkpoint", "database_url", "decoder_processes", mode="before")
     @classmethod
     def _none_if_empty(cls, path: object) -> object:
         return path or None  # an empty variable would name the current folder
@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     birefnet_max_image_size_mb: float = Field(10, gt=0, description="Largest upload of background removal, MiB.")
     upload_max_size_mb: float = Field(50, gt=0, description="Largest upload of a job, MiB.")
     birefnet_max_megapixels: float = Field(50, gt=0, description="Most pixels of any image, millions.")
+    decoder_processes: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that unpack uploads; one per processor, up to four, unless set. 0: none.",
+    )
     birefnet_processing_timeout_sec: float = Field(30, gt=0, description="Deadline of one background removal, s.")
     max_removals_in_flight: int = Field(
         0, ge=0, description="Removals one ingress replica works on at once; 0 follows from their latencies."
