@@ -26,6 +26,8 @@ STATUS_BY_ERROR: dict[type[errors.ClearcutError], int] = {
     errors.JobBusy: 409,
     errors.JobFinished: 409,
     errors.KeyReused: 422,
+    errors.Unauthorized: 401,
+    errors.RateLimitExceeded: 429,
     errors.EmptyMask: 422,
     errors.ModelNotLoaded: 503,
     errors.ModelUnavailable: 503,

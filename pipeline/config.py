@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -36,10 +37,18 @@ class Settings(BaseSettings):
     birefnet_model_path: Path | None = Field(None, description="BiRefNet's weights, instead of a file in MODELS_DIR.")
     mobile_sam_checkpoint: Path | None = Field(None, description="MobileSAM's weights, likewise.")
 
-    @field_validator("birefnet_model_path", "mobile_sam_checkpoint", "database_url", "decoder_processes", mode="before")
+    @field_validator(
+        "birefnet_model_path",
+        "mobile_sam_checkpoint",
+        "database_url",
+        "decoder_processes",
+        "redis_url",
+        "api_key_secret",
+        mode="before",
+    )
     @classmethod
-    def _none_if_empty(cls, path: object) -> object:
-        return path or None  # an empty variable would name the current folder
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value  # an empty variable would name the current folder
 
     max_image_size: int = Field(1024, ge=0, description="Longest side a job works at, in pixels; 0 keeps the original.")
     job_ttl_hours: float = Field(24, gt=0, description="Hours until a job and its files are deleted.")
@@ -53,6 +62,28 @@ class Settings(BaseSettings):
     callback_private_networks: str = Field(
         "", description="Private networks (CIDRs, separated by commas) that callbacks may reach; none by default."
     )
+
+    api_key_secret: SecretStr | None = Field(
+        None, description="What API keys are hashed with, instead of a secret in the jobs' database."
+    )
+    require_api_key: bool = Field(False, description="Whether requests without an API key are refused.")
+    trusted_proxies: str = Field(
+        "", description="Proxies (CIDRs, separated by commas) whose X-Forwarded-For is believed; none by default."
+    )
+    rate_limit_per_minute: int = Field(
+        30,
+        ge=0,
+        validation_alias=AliasChoices("rate_limit_per_minute", "birefnet_rate_limit_per_minute"),
+        description="Requests a minute without an API key; 0 turns off every limit, those of keys too.",
+    )
+    redis_url: str | None = Field(None, description="Redis that counts requests, instead of an actor of the cluster.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for network in filter(None, map(str.strip, text.split(","))):
+            ipaddress.ip_network(network, strict=False)  # says itself what is wrong
+        return text
 
     birefnet_max_image_size_mb: float = Field(10, gt=0, description="Largest upload of background removal, MiB.")
     upload_max_size_mb: float = Field(50, gt=0, description="Largest upload of a job, MiB.")

@@ -10,7 +10,9 @@ ClearcutError
 │   ├── JobNotFound, FileNotFound, JobNotReady, JobBusy, JobFinished
 │   ├── KeyReused               an Idempotency-Key came with another body
 │   ├── CallbackRejected        a callback_url that is not allowed
-│   └── Quarantined             a picture that made a model fail again and again
+│   ├── Quarantined             a picture that made a model fail again and again
+│   ├── Unauthorized            no API key, or one that is not known (any more)
+│   └── RateLimitExceeded       a client's requests were too many
 ├── EmptyMask                   the prompt selected nothing usable
 ├── EmbeddingLost               embed the image again
 ├── ModelNotLoaded, ModelUnavailable, ProcessingTimeout, GpuMemoryExhausted
@@ -136,6 +138,14 @@ class CallbackRejected(InvalidInput):
 
 class Quarantined(InvalidInput):
     code = "IMAGE_QUARANTINED"
+
+
+class Unauthorized(InvalidInput):
+    code = "UNAUTHORIZED"
+
+
+class RateLimitExceeded(InvalidInput):
+    code = "RATE_LIMIT_EXCEEDED"
 
 
 class EmptyMask(ClearcutError):
