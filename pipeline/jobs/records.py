@@ -46,6 +46,7 @@ class JobRecord:
         attempts: How often work on this run began.
         deaths: How often a model died under this run.
         bytes_stored: What its files take together.
+        key_id: Whose it is, if it was made with an API key; else it belongs to whoever knows its id.
     """
 
     job_id: str
@@ -67,6 +68,7 @@ class JobRecord:
     created_at: float
     updated_at: float
     expires_at: float
+    key_id: str | None = None
 
 
 @dataclass(frozen=True)

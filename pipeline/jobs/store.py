@@ -82,7 +82,14 @@ class JobStore:
     # Uploads.
 
     def reserve(
-        self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None, max_bytes: int | None = None
+        self,
+        job_id: str,
+        *,
+        client: str,
+        size: int,
+        key: IdempotencyKey | None = None,
+        max_bytes: int | None = None,
+        key_id: str | None = None,
     ) -> JobRecord:
         """A job in state ``reserved`` that counts ``size`` bytes and lives ten minutes, or the one of this key.
 
@@ -122,6 +129,7 @@ class JobStore:
                 created_at=now,
                 updated_at=now,
                 expires_at=expires_at,
+                key_id=key_id,
             )
             connection.execute(sa.insert(jobs).values(**to_row(record), sizes="{}", queued_at=now, last_event=0))
             keys.keep(connection, key, job_id)

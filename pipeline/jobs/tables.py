@@ -39,6 +39,7 @@ jobs = sa.Table(
     sa.Column("sizes", sa.Text, nullable=False),  # JSON: bytes of each listed file whose size was told
     sa.Column("queued_at", sa.Float, nullable=False),  # when its run was started
     sa.Column("last_event", sa.Integer, nullable=False),  # number of its newest event
+    sa.Column("key_id", sa.String(32), nullable=True),
 )
 
 events = sa.Table(
@@ -85,6 +86,33 @@ lease = sa.Table(
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("token", sa.String(32), nullable=True),
     sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("prefix", sa.String(8), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("key_id", sa.String(32), nullable=False),  # its owner: a rotated key and its successor share it
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("tier", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float, nullable=True),
+    sa.Column("ends_at", sa.Float, nullable=True),
+    sa.Index(
+        "ix_api_keys_one_per_name",
+        "name",
+        unique=True,
+        sqlite_where=sa.text("ends_at IS NULL"),
+        postgresql_where=sa.text("ends_at IS NULL"),
+    ),
+)
+
+secrets = sa.Table(
+    "secrets",  # what this installation made for itself
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
 )
 
 _RECORD = tuple(field.name for field in fields(JobRecord))
