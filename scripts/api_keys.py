@@ -87,9 +87,7 @@ def print_table(keys: Sequence[ApiKey]) -> None:
     lines = [("name", "tier", "key", "created", "last used", "state")]
     for key in keys:
         state = "in use" if key.ends_at is None else f"{'ended' if key.ends_at <= now else 'ends'} {_time(key.ends_at)}"
-        lines.append(
-            (key.name, key.tier, f"cc_{key.prefix}_…", _time(key.created_at), _time(key.last_used_at), state)
-        )
+        lines.append((key.name, key.tier, f"cc_{key.prefix}_…", _time(key.created_at), _time(key.last_used_at), state))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -71,9 +71,7 @@ class ApiKeys:
         now: The clock, for tests.
     """
 
-    def __init__(
-        self, url: str | sa.URL, *, secret: str | None = None, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, url: str | sa.URL, *, secret: str | None = None, now: Callable[[], float] = time.time) -> None:
         self._database = Database(url)
         self._now = now
         self._secret = (secret or self._kept_secret()).encode()
@@ -174,12 +172,13 @@ def _hash(key: str) -> str:
 
 
 def _is_called(name_or_prefix: str) -> sa.ColumnElement[bool]:
-    """Names and prefixes never look alike. An operator may have copied ``1a2b3c4d``, ``cc_1a2b3c4d`` or the whole key."""
+    """Names and prefixes never look alike.
+
+    An operator may have copied ``1a2b3c4d``, ``cc_1a2b3c4d`` or the whole key.
+    """
     prefix = _PREFIX.fullmatch(name_or_prefix)
     return rows.c.prefix == prefix[1] if prefix else rows.c.name == name_or_prefix
 
 
 def _to_key(row: sa.Row[Any]) -> ApiKey:
-    return ApiKey(
-        row.prefix, row.key_id, row.name, row.tier, row.created_at, row.last_used_at, row.ends_at
-    )
+    return ApiKey(row.prefix, row.key_id, row.name, row.tier, row.created_at, row.last_used_at, row.ends_at)
