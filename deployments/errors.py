@@ -8,9 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from pipeline import errors
 
@@ -107,6 +109,15 @@ def error_response(
     """The one body of errors."""
     body = {"detail": detail, "error_code": code, **(fields or {}), "request_id": request_id_of(request)}
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def headers_of_unread(scope: Scope) -> dict[str, str]:
+    """What an answer needs whose request's body is not read.
+
+    A body without an end in sight is cut off. Others are read and dropped by the server: closing the connection on a
+    sender in mid-body resets it, and the answer may be lost.
+    """
+    return {"Connection": "close"} if "transfer-encoding" in Headers(scope=scope) else {}
 
 
 def internal_error(request: Request) -> JSONResponse:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.client_address import TrustedProxies
 from deployments.clients import Client, remember_client
-from deployments.errors import error_response, status_of
+from deployments.errors import error_response, headers_of_unread, status_of
 from pipeline.errors import ClearcutError, Overloaded, Unauthorized
 from pipeline.jobs.api_keys import ApiKey
 
@@ -92,7 +92,7 @@ def _is_open(scope: Scope) -> bool:
 def _refusal(request: Request, error: ClearcutError | TimeoutError) -> Response:
     if isinstance(error, TimeoutError):
         error = Overloaded("API keys cannot be checked now. Try again.", retry_after=5)
-    headers = {"Connection": "close"}  # the body is not read
+    headers = headers_of_unread(request.scope)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
     if "retry_after" in error.fields:

@@ -75,7 +75,16 @@ async def test_an_unknown_key_is_refused(client: httpx.AsyncClient, key: str) ->
     assert answer.status_code == 401
     assert answer.json()["error_code"] == "UNAUTHORIZED"
     assert answer.headers["www-authenticate"] == 'ApiKey header="X-API-Key"'
-    assert answer.headers["connection"] == "close"
+    assert "connection" not in answer.headers
+
+
+async def test_a_refused_body_without_an_end_is_cut_off(client: httpx.AsyncClient) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"1"
+
+    answer = await client.post("/upload", headers={"X-API-Key": "nonsense"}, content=parts())
+
+    assert (answer.status_code, answer.headers["connection"]) == (401, "close")
 
 
 async def test_two_keys_are_refused(client: httpx.AsyncClient) -> None:
