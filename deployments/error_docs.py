@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import status_of
-from pipeline.errors import ClearcutError, InvalidRequest
+from pipeline.errors import ClearcutError, InvalidRequest, Unauthorized
 
+_UNKNOWN_KEY = "This API key is not known, or was revoked."
+TOO_MANY = "Rate limit exceeded: 30 requests per minute"
 _NOT_VALID = "The request is not valid. job_id: Field required"
 
 
@@ -26,10 +28,11 @@ class ErrorBody(BaseModel):
 def refusals(details: Mapping[type[ClearcutError], str]) -> dict[int | str, dict[str, Any]]:
     """``responses=`` of a route that may raise these errors, each with the sentence its caller may read.
 
-    A request that is not valid needs no mention: FastAPI describes it for every route, in a shape that is not ours.
+    Two need no mention: a request that is not valid, which FastAPI describes for every route in a shape that is not
+    ours, and a key that is not known.
     """
     responses: dict[int | str, dict[str, Any]] = {}
-    always: dict[type[ClearcutError], str] = {InvalidRequest: _NOT_VALID}
+    always: dict[type[ClearcutError], str] = {InvalidRequest: _NOT_VALID, Unauthorized: _UNKNOWN_KEY}
     for error, detail in (always | dict(details)).items():
         status = status_of(error(detail))
         response = responses.setdefault(

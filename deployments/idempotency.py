@@ -27,26 +27,33 @@ KeyHeader = Annotated[
 ]
 
 
-def upload_key(key: str | None, data: bytes, declared_type: str | None) -> IdempotencyKey | None:
+def upload_key(
+    key: str | None, data: bytes, declared_type: str | None, *, owner: str | None = None
+) -> IdempotencyKey | None:
     """The key of an upload: its file decides the job, and the type it claims whether it is taken."""
     if key is None:
         return None
-    return _key("/upload", key, (declared_type or "").encode(), data)
+    return _key(owner, "/upload", key, (declared_type or "").encode(), data)
 
 
 def segment_key(
-    key: str | None, job_id: str, objects: tuple[JobObject, ...], callback_url: str | None
+    key: str | None,
+    job_id: str,
+    objects: tuple[JobObject, ...],
+    callback_url: str | None,
+    *,
+    owner: str | None = None,
 ) -> IdempotencyKey | None:
     """The key of a request for work: however its points were written, the same work is the same request."""
     if key is None:
         return None
     work = [job_id, [[item.points, item.labels] for item in objects], callback_url]
-    return _key("/segment", key, json.dumps(work, separators=(",", ":")).encode())
+    return _key(owner, "/segment", key, json.dumps(work, separators=(",", ":")).encode())
 
 
-def _key(route: str, key: str, *parts: bytes) -> IdempotencyKey:
+def _key(owner: str | None, route: str, key: str, *parts: bytes) -> IdempotencyKey:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8))  # where one part ends counts too
         digest.update(part)
-    return IdempotencyKey(f"{ANONYMOUS} {route}", key, digest.hexdigest())
+    return IdempotencyKey(f"{owner or ANONYMOUS} {route}", key, digest.hexdigest())

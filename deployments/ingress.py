@@ -12,16 +12,21 @@ from fastapi import FastAPI
 from ray import serve
 
 from deployments.admission import Admission
+from deployments.client_address import TrustedProxies
 from deployments.concurrency import ConcurrencyLimit
 from deployments.errors import install_error_handlers
 from deployments.handles import Handle, RemoteMatting, RemoteModel
+from deployments.identification import Identification
+from deployments.key_cache import KeyCache
+from deployments.limits.middleware import WorkLimits
+from deployments.limits.visits import open_limits
 from deployments.memory_budget import MemoryBudget
 from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
 from deployments.quarantine import Quarantine
 from deployments.remote_jobs import RemoteJobs
 from deployments.resources import MODELS
-from deployments.routes import background_removal, downloads, events, jobs, system, uploads
+from deployments.routes import account, background_removal, downloads, events, jobs, system, uploads
 from deployments.services import Services
 from deployments.version import API_VERSION
 from pipeline import codecs
@@ -42,7 +47,8 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporter = asyncio.create_task(_report_latencies(services))
-        yield
+        async with services.limits.running():
+            yield
         reporter.cancel()
 
     app = FastAPI(
@@ -54,7 +60,7 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
     settings = services.settings
     app.state.services = services
     app.state.quarantine = Quarantine()
-    for resource in (background_removal, uploads, jobs, events, downloads, system):
+    for resource in (background_removal, uploads, jobs, events, downloads, account, system):
         app.include_router(resource.router)
     install_error_handlers(app)
     body_limit_mb = functools.partial(_body_limit_mb, settings)
@@ -66,6 +72,13 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         is_removal=background_removal.is_removal,
     )
     app.add_middleware(BodyLimit, limit_mb=body_limit_mb)
+    app.add_middleware(WorkLimits, limits=services.limits)
+    app.add_middleware(
+        Identification,
+        proxies=TrustedProxies(settings.trusted_proxies),
+        find_key=KeyCache(services.jobs.find_key).find,
+        require_key=settings.require_api_key,
+    )
     app.add_middleware(RequestContext, send_id=not behind_serve)
     return app
 
@@ -103,6 +116,7 @@ def _remote_services() -> Services:
         jobs=RemoteJobs(serve.get_deployment_handle("JobManager")),
         artifacts=open_artifacts(settings.work_dir),
         model_status=model_status,
+        limits=open_limits(settings),
     )
 
 

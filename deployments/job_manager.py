@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from functools import partial
-from pathlib import Path
 
 from ray import serve
 
@@ -15,10 +14,13 @@ from deployments.callbacks.sender import CallbackSender
 from deployments.handles import Handle, RemoteInpainter, RemoteSegmenter
 from deployments.job_limits import JobLimits
 from deployments.job_scheduler import JobScheduler
+from deployments.key_ring import KeyRing
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
 from pipeline.config import Settings
 from pipeline.errors import StorageUnavailable
+from pipeline.jobs.api_keys import ApiKey
 from pipeline.jobs.artifacts import open_artifacts
+from pipeline.jobs.location import database_url
 from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
 from pipeline.jobs.store import JobStore
 
@@ -45,6 +47,7 @@ class JobManager:
         # Asynchronous because the scheduler's tasks belong to the loop that Serve runs this replica on.
         settings = Settings()
         self._latency = LatencyBoard()
+        self._keys = KeyRing.of(settings)
         artifacts = open_artifacts(settings.work_dir)
         await asyncio.to_thread(artifacts.check)  # a wrong WORK_DIR stops the start, with a text that says so
         scheduler = JobScheduler(
@@ -62,13 +65,18 @@ class JobManager:
     def __del__(self) -> Coroutine[object, object, None] | None:
         """What Serve calls, and awaits, before it ends the replica: jobs stop, and the next replica need not wait."""
         scheduler: JobScheduler | None = self.__dict__.pop("_scheduler", None)
-        return scheduler.stop() if scheduler else None  # Python's own call comes second, and finds nothing
+        return self._stop(scheduler) if scheduler else None  # Python's own call comes second, and finds nothing
+
+    async def _stop(self, scheduler: JobScheduler) -> None:
+        await asyncio.gather(scheduler.stop(), self._keys.stop())
 
     async def check_health(self) -> None:
         self._scheduler.check()
 
-    async def reserve(self, job_id: str, client: str, size: int, key: IdempotencyKey | None) -> JobRecord:
-        return await self._scheduler.reserve(job_id, client=client, size=size, key=key)
+    async def reserve(
+        self, job_id: str, client: str, size: int, key: IdempotencyKey | None, key_id: str | None
+    ) -> JobRecord:
+        return await self._scheduler.reserve(job_id, client=client, size=size, key=key, key_id=key_id)
 
     async def create(self, job_id: str, width: int, height: int, size: int) -> JobRecord:
         return await self._scheduler.create(job_id, width=width, height=height, size=size)
@@ -96,6 +104,9 @@ class JobManager:
     async def delete(self, job_id: str) -> None:
         await self._scheduler.delete(job_id)
 
+    async def find_key(self, fingerprint: str) -> ApiKey | None:
+        return await self._keys.find(fingerprint)
+
     async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
         """Keeps what an ingress replica saw; the summary over all replicas."""
         return self._latency.report(replica, snapshot)
@@ -118,13 +129,7 @@ async def _open_store(settings: Settings) -> JobStore:
     Raises:
         ValueError: Only files are in object storage: jobs need a database that outlives this machine as well.
     """
-    ttl_s = settings.job_ttl_hours * 3600
-    if settings.database_url:
-        connect = partial(JobStore, settings.database_url, ttl_s=ttl_s)
-    elif "://" in settings.work_dir:
-        raise ValueError("WORK_DIR is object storage, which holds no database: set DATABASE_URL as well.")
-    else:
-        connect = partial(JobStore.in_folder, Path(settings.work_dir), ttl_s=ttl_s)
+    connect = partial(JobStore, database_url(settings), ttl_s=settings.job_ttl_hours * 3600)
     while True:
         try:
             return await asyncio.to_thread(connect)

@@ -128,7 +128,9 @@ class JobScheduler:
 
     # Uploads.
 
-    async def reserve(self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None) -> JobRecord:
+    async def reserve(
+        self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None, key_id: str | None = None
+    ) -> JobRecord:
         """A job whose upload of ``size`` bytes may now be written; or the job this key made before.
 
         Raises:
@@ -136,8 +138,15 @@ class JobScheduler:
             StorageFull: There is no room for the upload.
         """
         await self.threads.files(self._artifacts.check_room, size, self._limits.min_free_bytes)
-        max_bytes = self._limits.max_bytes
-        return await self._write(self._store.reserve, job_id, client=client, size=size, key=key, max_bytes=max_bytes)
+        return await self._write(
+            self._store.reserve,
+            job_id,
+            client=client,
+            size=size,
+            key=key,
+            max_bytes=self._limits.max_bytes,
+            key_id=key_id,
+        )
 
     async def create(self, job_id: str, *, width: int, height: int, size: int) -> JobRecord:
         """The reserved job, now that its ``original.png`` is stored. Raises ``JobNotFound``."""

@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from deployments.handles import Handle, call
 from deployments.latency import LatencySummary, Snapshot
 from pipeline.errors import JobFinished, JobNotFound, LeaseLost, Overloaded, ReplicaDied
+from pipeline.jobs.api_keys import ApiKey
 from pipeline.jobs.records import IdempotencyKey, JobEvent, JobObject, JobRecord, JobView
 
 CALL_TIMEOUT_S = 30.0
@@ -42,8 +43,10 @@ class RemoteJobs:
         self._handle = handle
         self._restart_s = restart_s
 
-    async def reserve(self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None) -> JobRecord:
-        answer = await self._call("reserve", job_id, client, size, key or _own_key())
+    async def reserve(
+        self, job_id: str, *, client: str, size: int, key: IdempotencyKey | None = None, key_id: str | None = None
+    ) -> JobRecord:
+        answer = await self._call("reserve", job_id, client, size, key or _own_key(), key_id)
         return cast(JobRecord, answer)
 
     async def create(self, job_id: str, *, width: int, height: int, size: int) -> JobRecord:
@@ -99,6 +102,9 @@ class RemoteJobs:
         except JobNotFound:
             if not call.repeated:
                 raise
+
+    async def find_key(self, fingerprint: str) -> ApiKey | None:
+        return cast("ApiKey | None", await self._call("find_key", fingerprint))
 
     async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
         return cast(LatencySummary, await self._call("report_latency", replica, snapshot))

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from deployments.error_docs import TOO_MANY, refusals
 from deployments.errors import request_id_of
 from deployments.latency import summarize
 from deployments.memory_budget import REMOVAL_BYTES_PER_PIXEL, hold_pixels
@@ -33,7 +34,7 @@ from deployments.uploads import Upload, read_upload, upload_schema
 from deployments.version import API_VERSION
 from pipeline import codecs
 from pipeline.codecs import ImageLimits
-from pipeline.errors import ClearcutError, ProcessingTimeout, ReplicaDied
+from pipeline.errors import ClearcutError, ProcessingTimeout, RateLimitExceeded, ReplicaDied
 from pipeline.operations.remove_background import RemovedBackground, remove_background
 from pipeline.stages import StageClock
 
@@ -79,7 +80,10 @@ async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSO
     "/remove",
     openapi_extra=_FORM,
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}, "description": "The cut-out, or JSON with return_base64."}},
+    responses={
+        200: {"content": {"image/png": {}}, "description": "The cut-out, or JSON with return_base64."},
+        **refusals({RateLimitExceeded: TOO_MANY}),
+    },
 )
 async def remove(request: Request, services: ServicesDep) -> Response:
     """The photo's foreground as a transparent PNG of the photo's own size."""

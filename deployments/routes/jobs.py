@@ -10,7 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from deployments.callbacks.rules import CallbackRules
-from deployments.error_docs import refusals
+from deployments.clients import ClientDep
+from deployments.error_docs import TOO_MANY, refusals
 from deployments.idempotency import KeyHeader, segment_key
 from deployments.job_schemas import JobAccepted, JobDeleted, JobStatus, SegmentRequest
 from deployments.services import ServicesDep
@@ -23,6 +24,7 @@ from pipeline.errors import (
     JobNotFound,
     KeyReused,
     Overloaded,
+    RateLimitExceeded,
 )
 from pipeline.jobs.records import JobObject
 
@@ -43,12 +45,14 @@ _UNKNOWN: dict[type[ClearcutError], str] = {JobNotFound: "Job not found"}
             **_UNKNOWN,
             JobBusy: "This job is being processed. Wait until it is ready, then segment again.",
             KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
+            RateLimitExceeded: TOO_MANY,
             Overloaded: "Too many jobs are waiting. Try again later.",
         }
     ),
 )
 async def segment(
     services: ServicesDep,
+    client: ClientDep,
     body: SegmentRequest | None = None,
     job_id: Annotated[str | None, Query(description="The job; may stand in the body instead.")] = None,
     coordinates_list: Annotated[str | None, Query(description="JSON, as in the body.")] = None,
@@ -63,7 +67,7 @@ async def segment(
     objects = _objects(wanted)
     if wanted.callback_url is not None:
         CallbackRules.of(services.settings).check(wanted.callback_url)
-    key = segment_key(idempotency_key, wanted.job_id, objects, wanted.callback_url)
+    key = segment_key(idempotency_key, wanted.job_id, objects, wanted.callback_url, owner=client.key_id)
     await services.jobs.segment(wanted.job_id, objects, callback_url=wanted.callback_url, key=key)
     plural = "object" if len(objects) == 1 else "objects"
     return JobAccepted(job_id=wanted.job_id, status="processing", message=f"Segmenting {len(objects)} {plural}...")

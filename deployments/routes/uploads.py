@@ -12,7 +12,7 @@ from typing import ParamSpec
 from fastapi import APIRouter, Request
 
 from deployments.clients import client_of
-from deployments.error_docs import refusals
+from deployments.error_docs import TOO_MANY, refusals
 from deployments.idempotency import KeyHeader, upload_key
 from deployments.job_schemas import UploadAnswer
 from deployments.memory_budget import UPLOAD_BYTES_PER_PIXEL, hold_pixels
@@ -28,6 +28,7 @@ from pipeline.errors import (
     JobNotFound,
     KeyReused,
     Overloaded,
+    RateLimitExceeded,
     StorageFull,
 )
 from pipeline.jobs.records import IdempotencyKey, JobRecord
@@ -59,6 +60,7 @@ class _Original:
             InvalidImage: "Upload failed: Invalid image data: the file is not a picture.",
             FileTooLarge: "File size exceeds 50MB limit",
             KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
+            RateLimitExceeded: TOO_MANY,
             Overloaded: "The service is busy. Try again in a few seconds.",
             StorageFull: "The server has no room for more files. Try again later.",
         }
@@ -79,8 +81,9 @@ async def upload(request: Request, services: ServicesDep, idempotency_key: KeyHe
         raise
     except ImageRejected as error:
         raise type(error)(f"Upload failed: {error.detail}", **error.fields) from None
-    key = await asyncio.to_thread(upload_key, idempotency_key, sent.data, sent.declared_type)
-    record = await _open_job(services, original, client=client_of(request), key=key)
+    client = client_of(request)
+    key = await asyncio.to_thread(upload_key, idempotency_key, sent.data, sent.declared_type, owner=client.key_id)
+    record = await _open_job(services, original, client=client.identity, key=key)
     return UploadAnswer(
         job_id=record.job_id,
         status="uploaded",

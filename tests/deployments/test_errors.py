@@ -38,6 +38,8 @@ STATUS_AND_CODE = {
     "KeyReused": (422, "IDEMPOTENCY_KEY_REUSED"),
     "CallbackRejected": (400, "INVALID_CALLBACK"),
     "Quarantined": (400, "IMAGE_QUARANTINED"),
+    "Unauthorized": (401, "UNAUTHORIZED"),
+    "RateLimitExceeded": (429, "RATE_LIMIT_EXCEEDED"),
     "EmptyMask": (422, "EMPTY_MASK"),
     "EmbeddingLost": (500, "INFERENCE_ERROR"),
     "ModelNotLoaded": (503, "MODEL_NOT_LOADED"),

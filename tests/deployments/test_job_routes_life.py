@@ -294,7 +294,8 @@ class TestDocumentation:
         assert "text/event-stream" in events["responses"]["200"]["content"]
         assert "Last-Event-ID" in [parameter["name"] for parameter in events["parameters"]]
         assert set(described["/cancel/{job_id}"]["post"]["responses"]) >= {"200", "404", "409"}
-        assert set(described["/segment"]["post"]["responses"]) == {"200", "400", "404", "409", "422", "503"}
+        told = described["/segment"]["post"]["responses"]
+        assert set(told) == {"200", "400", "401", "404", "409", "422", "429", "503"}
 
     async def test_every_documented_error_has_the_shape_of_all_errors(self, client: httpx.AsyncClient) -> None:
         described = (await client.get("/openapi.json")).json()["paths"]

@@ -102,8 +102,8 @@ async def test_a_clients_own_key_is_handed_on() -> None:
     key = IdempotencyKey("client /segment", "k", "f")
     handle = FakeHandle(RECORD, RECORD)
     await RemoteJobs(handle).segment("a", ONE, callback_url="https://example.com", key=key)
-    await RemoteJobs(handle).reserve("a", client="c", size=9, key=key)
-    assert handle.calls == [("segment", "a", ONE, "https://example.com", key), ("reserve", "a", "c", 9, key)]
+    await RemoteJobs(handle).reserve("a", client="c", size=9, key=key, key_id="owner")
+    assert handle.calls == [("segment", "a", ONE, "https://example.com", key), ("reserve", "a", "c", 9, key, "owner")]
 
 
 async def test_an_answer_that_is_an_error_is_not_asked_for_again() -> None:

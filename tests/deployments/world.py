@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from deployments.ingress import create_app
 from deployments.job_limits import JobLimits
 from deployments.job_scheduler import JobScheduler
+from deployments.key_ring import KeyRing
 from deployments.latency import LatencyBoard, LatencySummary, Snapshot
+from deployments.limits.visits import Limits
 from deployments.model_status import ModelStatus
 from deployments.services import Services
 from pipeline.config import Settings
@@ -82,7 +84,7 @@ class WatchedStore(JobStore):
 class LocalJobs:
     """The scheduler of this process as the routes see JobManager."""
 
-    def __init__(self, scheduler: JobScheduler) -> None:
+    def __init__(self, scheduler: JobScheduler, keys: KeyRing) -> None:
         self._scheduler = scheduler
         self._board = LatencyBoard()
         self.reserve = scheduler.reserve
@@ -94,6 +96,7 @@ class LocalJobs:
         self.events = scheduler.events
         self.file = scheduler.file
         self.delete = scheduler.delete
+        self.find_key = keys.find
 
     async def report_latency(self, replica: str, snapshot: Snapshot) -> LatencySummary:
         return self._board.report(replica, snapshot)
@@ -151,7 +154,8 @@ async def open_world(
         segmenter or DiscSegmenter(),
         inpainter or ColourInpainter(),
     )
-    known = Settings(_env_file=None, **{"work_dir": str(folder), "work_dir_min_free_gb": 0, **settings})
+    own = {"work_dir": str(folder), "work_dir_min_free_gb": 0, "rate_limit_per_minute": 0}
+    known = Settings(_env_file=None, **{**own, **settings})
     store = WatchedStore.in_folder(folder, ttl_s=known.job_ttl_hours * 3600)
     assert isinstance(store, WatchedStore)
     artifacts = LocalArtifacts(folder)
@@ -169,7 +173,9 @@ async def open_world(
     async def ask_models() -> Mapping[str, ModelStatus | None]:
         return told
 
-    services = Services(known, matting, LocalJobs(scheduler), artifacts, ask_models)
+    keys = KeyRing.of(known)
+    limits = Limits(per_minute=known.rate_limit_per_minute)
+    services = Services(known, matting, LocalJobs(scheduler, keys), artifacts, ask_models, limits=limits)
     app = create_app(services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     await scheduler.start()
@@ -181,3 +187,4 @@ async def open_world(
             yield World(folder, known, services, store, artifacts, scheduler, client)
     finally:
         await scheduler.stop()
+        await keys.stop()

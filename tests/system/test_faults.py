@@ -21,7 +21,7 @@ POISON = 13
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("work")
     own = {"WORK_DIR": str(folder), "MODELS_DIR": str(folder), "STUB_LOG": str(folder / "batches.jsonl")}
-    env = {**os.environ, **own, "PYTHONPATH": str(ROOT), "MAX_REMOVALS_IN_FLIGHT": "16"}
+    env = {**os.environ, **own, "PYTHONPATH": str(ROOT), "MAX_REMOVALS_IN_FLIGHT": "16", "RATE_LIMIT_PER_MINUTE": "0"}
     env.pop("RAY_ADDRESS", None)
     script = [sys.executable, "-m", "tests.system.graph_with_a_stub", str(free_port())]
     done = subprocess.run(script, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)

@@ -17,7 +17,13 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = str(tmp_path_factory.mktemp("work"))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "WORK_DIR": folder, "MODELS_DIR": folder}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "WORK_DIR": folder,
+        "MODELS_DIR": folder,
+        "RATE_LIMIT_PER_MINUTE": "0",
+    }
     env.pop("RAY_ADDRESS", None)
     script = str(ROOT / "tests" / "system" / "graph_on_a_gpu.py")
     done = subprocess.run([sys.executable, script], env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
