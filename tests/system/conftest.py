@@ -50,6 +50,7 @@ def start_service(folder: Path, arguments: Sequence[str] = (), **environment: st
         "WORK_DIR": str(folder / "work"),
         "MODELS_DIR": str(folder / "models"),
         "CLEARCUT_DOWNLOAD": "0",
+        "RATE_LIMIT_PER_MINUTE": "0",
     }
     env = {**os.environ, **own, **environment}
     env.pop("RAY_ADDRESS", None)
