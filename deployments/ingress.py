@@ -12,12 +12,15 @@ from fastapi import FastAPI
 from ray import serve
 
 from deployments.admission import Admission
+from deployments.body_reception import BodyReception, Lingering
 from deployments.client_address import TrustedProxies
+from deployments.clients import client_in
 from deployments.concurrency import ConcurrencyLimit
 from deployments.errors import install_error_handlers
 from deployments.handles import Handle, RemoteMatting, RemoteModel
 from deployments.identification import Identification
 from deployments.key_cache import KeyCache
+from deployments.late_bodies import LateBodies
 from deployments.limits.middleware import WorkLimits
 from deployments.limits.visits import open_limits
 from deployments.memory_budget import MemoryBudget
@@ -64,10 +67,17 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         app.include_router(resource.router)
     install_error_handlers(app)
     body_limit_mb = functools.partial(_body_limit_mb, settings)
+    memory = MemoryBudget(settings.request_memory_mb)
+    app.add_middleware(
+        BodyReception,
+        timeout_s=settings.upload_timeout_s,
+        late=LateBodies(memory.total / 2),
+        sender_of=lambda scope: client_in(scope).address,
+    )
     app.add_middleware(
         Admission,
         places=ConcurrencyLimit(settings.max_removals_in_flight),
-        memory=MemoryBudget(settings.request_memory_mb),
+        memory=memory,
         body_limit_mb=body_limit_mb,
         is_removal=background_removal.is_removal,
     )
@@ -79,6 +89,7 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         find_key=KeyCache(services.jobs.find_key).find,
         require_key=settings.require_api_key,
     )
+    app.add_middleware(Lingering)
     app.add_middleware(RequestContext, send_id=not behind_serve)
     return app
 

@@ -62,6 +62,12 @@ class HeldMemory:
         self.size += size
         budget.held += size
 
+    def shrink(self, size: int) -> None:
+        """Gives back what is beyond ``size`` bytes."""
+        if self.size > size:
+            self._budget.held -= self.size - size
+            self.size = size
+
     def release(self) -> None:
         """Everything, for good."""
         if not self._released:

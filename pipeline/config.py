@@ -87,6 +87,12 @@ class Settings(BaseSettings):
 
     birefnet_max_image_size_mb: float = Field(10, gt=0, description="Largest upload of background removal, MiB.")
     upload_max_size_mb: float = Field(50, gt=0, description="Largest upload of a job, MiB.")
+    upload_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds a body may take, plus one for every 16 KiB it has sent; half of it without a byte is the"
+        " end too.",
+    )
     birefnet_max_megapixels: float = Field(50, gt=0, description="Most pixels of any image, millions.")
     decoder_processes: int | None = Field(
         None,

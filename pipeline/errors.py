@@ -9,6 +9,7 @@ ClearcutError
 │   ├── ShapeMismatch           arrays that belong together differ in size
 │   ├── JobNotFound, FileNotFound, JobNotReady, JobBusy, JobFinished
 │   ├── KeyReused               an Idempotency-Key came with another body
+│   ├── UploadTimeout           a body came too slowly
 │   ├── CallbackRejected        a callback_url that is not allowed
 │   ├── Quarantined             a picture that made a model fail again and again
 │   ├── Unauthorized            no API key, or one that is not known (any more)
@@ -134,6 +135,10 @@ class KeyReused(InvalidInput):
 
 class CallbackRejected(InvalidInput):
     code = "INVALID_CALLBACK"
+
+
+class UploadTimeout(InvalidInput):
+    code = "UPLOAD_TIMEOUT"
 
 
 class Quarantined(InvalidInput):

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from deployments import body_reception
 from deployments.model_status import ModelStatus
 from deployments.routes.background_removal import content_disposition
 from pipeline.errors import GpuMemoryExhausted, InferenceError, ModelNotLoaded, Overloaded
@@ -306,7 +307,10 @@ class TestErrors:
         assert body["file_size_mb"] == 10.0
         assert body["max_size_mb"] == 10
 
-    async def test_a_body_declared_too_large_is_refused_unread(self, client: httpx.AsyncClient) -> None:
+    async def test_a_body_declared_too_large_is_refused_unread(
+        self, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(body_reception, "LINGER_BYTES", 0)
         read = []
 
         async def body() -> AsyncIterator[bytes]:
@@ -321,7 +325,10 @@ class TestErrors:
         assert found["max_size_mb"] == 10
         assert read == []
 
-    async def test_an_endless_body_is_refused_soon_after_the_limit(self, new_world: OpenWorld) -> None:
+    async def test_an_endless_body_is_refused_soon_after_the_limit(
+        self, new_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(body_reception, "LINGER_BYTES", 0)
         sent = 0
 
         async def body() -> AsyncIterator[bytes]:

@@ -37,6 +37,7 @@ STATUS_AND_CODE = {
     "JobFinished": (409, "JOB_FINISHED"),
     "KeyReused": (422, "IDEMPOTENCY_KEY_REUSED"),
     "CallbackRejected": (400, "INVALID_CALLBACK"),
+    "UploadTimeout": (408, "UPLOAD_TIMEOUT"),
     "Quarantined": (400, "IMAGE_QUARANTINED"),
     "Unauthorized": (401, "UNAUTHORIZED"),
     "RateLimitExceeded": (429, "RATE_LIMIT_EXCEEDED"),
