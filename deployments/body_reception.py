@@ -47,9 +47,7 @@ class BodyReception:
         sender_of: The address that a request comes from.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, timeout_s: float, late: LateBodies, sender_of: Callable[[Scope], str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, timeout_s: float, late: LateBodies, sender_of: Callable[[Scope], str]) -> None:
         self._app = app
         self._timeout_s = timeout_s
         self._late = late

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from deployments.job_prompts import MAX_OBJECTS, MAX_POINTS
 from pipeline import masks
+from pipeline.errors import TooManyObjects, TooManyPoints
 from pipeline.jobs.records import JobRecord, JobView
 
 PointXY = tuple[float, float]
@@ -33,6 +35,20 @@ class SegmentRequest(BaseModel):
         description="Where the status document is sent once the job has ended: a host the operator allows.",
         examples=["https://hooks.example.com/clearcut"],
     )
+
+    @field_validator("coordinates_list", "labels", mode="before")
+    @classmethod
+    def _few(cls, entries: object) -> object:
+        # Before anything is made of them: a million points would each be looked at, and each be told of if wrong.
+        if isinstance(entries, list):
+            if len(entries) > MAX_OBJECTS:
+                raise TooManyObjects(
+                    f"At most {MAX_OBJECTS} objects a job.", max_objects=MAX_OBJECTS, objects=len(entries)
+                )
+            for index, entry in enumerate(entries):
+                if isinstance(entry, list) and len(entry) > MAX_POINTS:
+                    raise TooManyPoints(f"At most {MAX_POINTS} points an object.", max_points=MAX_POINTS, object=index)
+        return entries
 
 
 class JobAccepted(BaseModel):

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 MAX_FIELDS = 20
 MAX_FIELD_BYTES = 64 * 1024
+MAX_NAME_LENGTH = 100
+MAX_BOUNDARY_LENGTH = 70  # RFC 2046
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Upload:
 class _InMemoryParser(MultiPartParser):
     spool_max_size = 1 << 40  # the body limit bounds it; spooling would write uploads to disk
 
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if len(self._current_part.field_name) > MAX_NAME_LENGTH:
+            raise MultiPartException(f"The name of a field is longer than {MAX_NAME_LENGTH} characters.")
+
 
 async def read_upload(request: Request, field: str) -> Upload:
     """The file in form field ``field``.
@@ -35,8 +43,13 @@ async def read_upload(request: Request, field: str) -> Upload:
         RequestValidationError: The body is no multipart form, or has no such file.
         BodyTooLarge: It is over the limit of its route.
     """
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise _invalid(field, f"Send a multipart/form-data body with a file in the field '{field}'.")
+    if not 0 < len(parameters.get(b"boundary", b"")) <= MAX_BOUNDARY_LENGTH:
+        raise _invalid(field, f"The Content-Type needs a boundary of 1 to {MAX_BOUNDARY_LENGTH} characters.")
+    if parameters.get(b"charset", b"utf-8").lower() != b"utf-8":  # Python's codecs decode more than texts
+        raise _invalid(field, "Names and texts in a form are UTF-8.")
     parser = _InMemoryParser(
         request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from deployments import strict_json
 from deployments.callbacks.rules import CallbackRules
 from deployments.clients import ClientDep
 from deployments.error_docs import TOO_MANY, refusals
 from deployments.idempotency import KeyHeader, segment_key
 from deployments.job_schemas import JobAccepted, JobDeleted, JobStatus, SegmentRequest
 from deployments.services import ServicesDep
+from deployments.strict_json import StrictJsonRoute
 from pipeline.errors import (
     CallbackRejected,
     ClearcutError,
@@ -30,7 +31,7 @@ from pipeline.jobs.records import JobObject
 
 LONGEST_WAIT_S = 60
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute)
 
 _UNKNOWN: dict[type[ClearcutError], str] = {JobNotFound: "Job not found"}
 
@@ -124,8 +125,8 @@ def _merge(
     for name, text in (("coordinates_list", coordinates_list), ("labels", labels)):
         if text is not None:
             try:
-                values[name] = json.loads(text)
-            except (ValueError, RecursionError):
+                values[name] = strict_json.loads(text)
+            except ValueError:
                 raise _invalid(name, "Not valid JSON.") from None
     if body is not None:
         values |= body.model_dump(exclude_none=True)
