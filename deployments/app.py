@@ -76,7 +76,7 @@ def build(args: AppArgs) -> serve.Application:
         logging_config = LoggingConfig(
             encoding="JSON",
             log_level=log_level,
-            enable_access_log=name == "Ingress",  # a line per request, not one per call between deployments
+            enable_access_log=False,  # the ingress has a log of requests of its own (request_log.py)
         )
         options = {"ray_actor_options": plan[name].actor_options(), "logging_config": logging_config}
         return cast(serve.Application, deployment.options(**options).bind(*arguments))

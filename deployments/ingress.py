@@ -23,13 +23,16 @@ from deployments.key_cache import KeyCache
 from deployments.late_bodies import LateBodies
 from deployments.limits.middleware import WorkLimits
 from deployments.limits.visits import open_limits
+from deployments.log_file import log_to_file
 from deployments.memory_budget import MemoryBudget
 from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
 from deployments.quarantine import Quarantine
 from deployments.remote_jobs import RemoteJobs
+from deployments.request_log import RequestLog
 from deployments.resources import MODELS
 from deployments.routes import account, background_removal, downloads, events, jobs, system, uploads
+from deployments.security_headers import Cors, SecurityHeaders
 from deployments.services import Services
 from deployments.version import API_VERSION
 from pipeline import codecs
@@ -37,6 +40,7 @@ from pipeline.codecs.decoder_pool import DecoderPool
 from pipeline.config import Settings
 from pipeline.errors import ClearcutError
 from pipeline.jobs.artifacts import open_artifacts
+from pipeline.origins import parse_origins
 
 LATENCY_REPORT_EVERY_S = 5.0
 SMALL_BODY_MB = 1.0
@@ -59,6 +63,8 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         version=API_VERSION,
         description="Cut people and products out of photos; tap an object to extract it or to make it vanish.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     settings = services.settings
     app.state.services = services
@@ -90,7 +96,11 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
         require_key=settings.require_api_key,
     )
     app.add_middleware(Lingering)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=parse_origins(settings.cors_origins))
     app.add_middleware(RequestContext, send_id=not behind_serve)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog)
     return app
 
 
@@ -133,6 +143,7 @@ def _remote_services() -> Services:
 
 def _build_asgi() -> FastAPI:
     services = _remote_services()
+    log_to_file(services.settings.log_file)
     codecs.use_decoders(DecoderPool(services.settings.decoder_processes))
     codecs.warm_up()  # the replica gets no request before
     return create_app(services, behind_serve=True)

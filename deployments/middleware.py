@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from collections.abc import Callable
 
@@ -12,15 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import error_response, internal_error
+from deployments.errors import error_response, internal_error, route_of
+from deployments.request_id import SAFE_REQUEST_ID
 
 logger = logging.getLogger("ray.serve")
 
 MIB = 1024 * 1024
 FORM_OVERHEAD_BYTES = 256 * 1024
 """Room for the other fields and the boundaries around a file of the largest size."""
-
-_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class BodyTooLarge(HTTPException):
@@ -47,7 +45,7 @@ class RequestContext:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 
@@ -58,13 +56,12 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 if self._send_id:
                     headers["X-Request-ID"] = request_id
-                headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("%s %s failed (request %s).", scope["method"], scope["path"], request_id)
+            logger.exception("%s %s failed (request %s).", scope["method"], route_of(scope), request_id)
             if started:
                 raise
             await internal_error(Request(scope))(scope, receive, send_with_id)

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.origins import parse_origins
+
 
 class Settings(BaseSettings):
     """Limits, folders and log level. Make it at an entry point and hand it on; never at import."""
@@ -18,6 +20,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Level of the service's log.")
+
+    log_file: Path | None = Field(None, description="File that the service's log goes to as well; none by default.")
+    cors_origins: str = Field(
+        "", description="Origins whose pages may call this service, separated by commas, or *; none by default."
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        parse_origins(text)
+        return text
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -44,6 +57,7 @@ class Settings(BaseSettings):
         "decoder_processes",
         "redis_url",
         "api_key_secret",
+        "log_file",
         mode="before",
     )
     @classmethod

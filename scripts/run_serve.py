@@ -39,6 +39,8 @@ ENVIRONMENT = {
     "FORWARDED_ALLOW_IPS": "255.255.255.255",
     # Ray starts its workers at niceness 15, which leaves work on pixels little room to step back behind event loops.
     "RAY_worker_niceness": "10",
+    # Cleans what the proxy would obey and repeat of a client's headers.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_door.middlewares",
     "PYTHONUNBUFFERED": "1",
 }
 GRACE_S = 30.0  # a clean stop takes about 9 s

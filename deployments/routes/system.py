@@ -6,15 +6,19 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from deployments.errors import request_id_of
 from deployments.model_status import ModelStatus
 from deployments.schemas import ServiceHealth
+from deployments.security_headers import page_policy
 from deployments.services import Services, ServicesDep
 from deployments.version import API_VERSION
 
 router = APIRouter(tags=["system"])
+
+_SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 
 _DOCUMENTATION: dict[str, Any] = {
     "service": "Clearcut",
@@ -51,6 +55,20 @@ async def root(request: Request) -> Response:
 async def studio() -> Response:
     """The interactive documentation, in the place of the web page to come."""
     return RedirectResponse("/docs", status_code=307)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """The interactive documentation, the one page here that loads anything from elsewhere: its scripts."""
+    page = get_swagger_ui_html(
+        openapi_url=f"{request.scope.get('root_path', '')}/openapi.json",
+        title="Clearcut",
+        swagger_js_url=f"{_SWAGGER}swagger-ui-bundle.js",
+        swagger_css_url=f"{_SWAGGER}swagger-ui.css",
+        swagger_favicon_url=f"{_SWAGGER}favicon-32x32.png",
+    )
+    page.headers["Content-Security-Policy"] = page_policy(bytes(page.body), assets=_SWAGGER)
+    return page
 
 
 @router.get("/health", response_model=ServiceHealth, response_model_exclude_none=True)
