@@ -40,10 +40,10 @@ class SharedLogFile(WatchedFileHandler):
         """Appends the record."""
         try:
             self.reopenIfNeeded()
-            if os.fstat(self.stream.fileno()).st_size >= self._max_bytes:
+            if os.fstat(self._number).st_size >= self._max_bytes:
                 self._rotate()
             line = (self.format(record) + self.terminator).encode("utf-8", "backslashreplace")
-            os.write(self.stream.fileno(), line)
+            os.write(self._number, line)
         except Exception:
             self.handleError(record)
 
@@ -51,11 +51,17 @@ class SharedLogFile(WatchedFileHandler):
         number = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         return os.fdopen(number, "a", encoding="utf-8")
 
+    @property
+    def _number(self) -> int:
+        if self.stream is None:  # closed; logging opens it again
+            self.stream = self._open()
+        return self.stream.fileno()
+
     def _rotate(self) -> None:
         with open(f"{self._path}.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.reopenIfNeeded()
-            if os.fstat(self.stream.fileno()).st_size < self._max_bytes:
+            if os.fstat(self._number).st_size < self._max_bytes:
                 return  # another process was quicker
             for number in range(self._older_files - 1, 0, -1):
                 older = Path(f"{self._path}.{number}")
