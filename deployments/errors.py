@@ -43,7 +43,7 @@ STATUS_BY_ERROR: dict[type[errors.ClearcutError], int] = {
     errors.ClearcutError: 500,
 }
 
-_CODE_BY_STATUS = {
+CODE_BY_STATUS = {
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
     408: "UPLOAD_TIMEOUT",
@@ -53,7 +53,7 @@ _CODE_BY_STATUS = {
 }
 MAX_PROBLEMS = 20
 MAX_FIELD_LENGTH = 100
-_INTERNAL = "Something went wrong on our side. Try again; if it happens again, report the request_id."
+UNFORESEEN = "Something went wrong on our side. Try again; if it happens again, report the request_id."
 
 
 def status_of(error: errors.ClearcutError) -> int:
@@ -84,6 +84,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's, for JSON that is not even text
+            unreadable = {"type": "value_error", "loc": ("body",), "msg": "It cannot be read.", "input": None}
+            return await invalid(request, RequestValidationError([unreadable]))
         return answer_to(request, error)
 
 
@@ -99,7 +102,7 @@ def answer_to(request: Request, error: errors.ClearcutError | HTTPException) -> 
         return error_response(request, status, error.code, error.detail, error.fields, headers)
     if error.status_code == 204:
         return Response(status_code=204, headers=error.headers)
-    code = _CODE_BY_STATUS.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL_ERROR")
+    code = CODE_BY_STATUS.get(error.status_code, "INVALID_REQUEST" if error.status_code < 500 else "INTERNAL_ERROR")
     fields = getattr(error, "fields", {})
     return error_response(request, error.status_code, code, str(error.detail), fields, dict(error.headers or {}))
 
@@ -135,7 +138,7 @@ def headers_of_unread(scope: Scope) -> dict[str, str]:
 
 def internal_error(request: Request) -> JSONResponse:
     """The answer to what nobody foresaw; the log has the rest under the same ``request_id``."""
-    return error_response(request, 500, "INTERNAL_ERROR", _INTERNAL)
+    return error_response(request, 500, "INTERNAL_ERROR", UNFORESEEN)
 
 
 def request_id_of(request: Request) -> str:
