@@ -7,12 +7,55 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.errors import status_of
-from pipeline.errors import ClearcutError, InvalidRequest, Unauthorized
+from deployments.errors import CODE_BY_STATUS, UNFORESEEN, status_of
+from pipeline.errors import (
+    ClearcutError,
+    FileTooLarge,
+    ImageBomb,
+    ImageTooSmall,
+    InvalidImage,
+    InvalidRequest,
+    Overloaded,
+    RateLimitExceeded,
+    ResolutionTooLarge,
+    Unauthorized,
+    UnsupportedFormat,
+    UploadTimeout,
+)
 
-_UNKNOWN_KEY = "This API key is not known, or was revoked."
+ERROR_BODY = "#/components/schemas/ErrorBody"
+
+Details = Mapping[type[ClearcutError], str]
+
+IMAGE_REFUSED: Details = {
+    UnsupportedFormat: "This is not a JPEG, PNG, WebP or BMP image.",
+    InvalidImage: "The image cannot be read.",
+    ImageBomb: "This image unpacks to far more than it should: a decompression bomb.",
+    ResolutionTooLarge: "The image is larger than 8K (7680x4320).",
+    ImageTooSmall: "The image is smaller than 64x64 pixels.",
+    FileTooLarge: "File size exceeds 10MB limit",
+}
+"""What a picture may be refused for, before any model sees it."""
+
 TOO_MANY = "Rate limit exceeded: 30 requests per minute"
-_NOT_VALID = "The request is not valid. job_id: Field required"
+WORK_REFUSED: Details = {
+    UploadTimeout: "The upload was too slow. Try again on a better connection, or with a smaller file.",
+    RateLimitExceeded: TOO_MANY,
+}
+"""What a request for work may be refused for, before anything is known of its body."""
+
+KEY_REFUSED: Details = {
+    Unauthorized: "This API key is not known, or was revoked.",
+    Overloaded: "API keys cannot be checked now. Try again.",
+}
+"""What any request with a key may be refused for."""
+
+_FORESEEN: Details = {
+    **KEY_REFUSED,
+    InvalidRequest: "The request is not valid. job_id: Field required",
+    Overloaded: "A part of the service did not answer in time. Try again.",
+}
+_ANYWHERE: Details = {ClearcutError: UNFORESEEN}
 
 
 class ErrorBody(BaseModel):
@@ -20,25 +63,43 @@ class ErrorBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    detail: str
-    error_code: str = Field(examples=["JOB_NOT_FOUND"])
-    request_id: str
+    detail: str = Field(description="A sentence for the caller.", examples=["Job not found"])
+    error_code: str = Field(pattern="^[A-Z][A-Z_]*$", examples=["JOB_NOT_FOUND"], description="What programs go by.")
+    request_id: str = Field(
+        description="The X-Request-ID of the answer; the service's log has more under it.", examples=["0b6d7f1e"]
+    )
 
 
-def refusals(details: Mapping[type[ClearcutError], str]) -> dict[int | str, dict[str, Any]]:
+def refusals(details: Details, *, by_status: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:
     """``responses=`` of a route that may raise these errors, each with the sentence its caller may read.
 
-    Two need no mention: a request that is not valid, which FastAPI describes for every route in a shape that is not
-    ours, and a key that is not known.
+    Some need no mention, since every route that works on something may raise them: the request is not valid, its key is
+    not known, a part of the service is late, or something nobody foresaw.
+
+    Args:
+        details: The errors of our own.
+        by_status: The errors that are HTTP's own, such as 416.
     """
+    return page_refusals({**_FORESEEN, **details}, by_status=by_status)
+
+
+def page_refusals(
+    details: Details | None = None, *, by_status: Mapping[int, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Likewise for a page that takes nothing: only what nobody foresaw needs no mention."""
+    found = [(status_of(error(text)), error.code, text) for error, text in {**_ANYWHERE, **(details or {})}.items()]
+    found += [(status, CODE_BY_STATUS[status], text) for status, text in (by_status or {}).items()]
     responses: dict[int | str, dict[str, Any]] = {}
-    always: dict[type[ClearcutError], str] = {InvalidRequest: _NOT_VALID, Unauthorized: _UNKNOWN_KEY}
-    for error, detail in (always | dict(details)).items():
-        status = status_of(error(detail))
-        response = responses.setdefault(
-            status, {"model": ErrorBody, "description": "", "content": {"application/json": {"examples": {}}}}
-        )
-        response["description"] = " or ".join(filter(None, [response["description"], error.code]))
-        body = {"detail": detail, "error_code": error.code, "request_id": "0b6d7f1e"}
-        response["content"]["application/json"]["examples"][error.code] = {"value": body}
+    for status, code, text in sorted(found, key=lambda refusal: refusal[0]):
+        json_content = responses.setdefault(status, _response())["content"]["application/json"]
+        body = {"detail": text, "error_code": code, "request_id": "0b6d7f1e"}
+        json_content["examples"].setdefault(code, {"value": body})
+        codes = list(json_content["examples"])
+        json_content["schema"] = {"$ref": ERROR_BODY, "properties": {"error_code": {"enum": codes}}}
+        responses[status]["description"] = " or ".join(codes)
     return responses
+
+
+def _response() -> dict[str, Any]:
+    # No "model": FastAPI files that under the type of the route's successful answers.
+    return {"description": "", "content": {"application/json": {"examples": {}}}}

@@ -27,6 +27,7 @@ from deployments.log_file import log_to_file
 from deployments.memory_budget import MemoryBudget
 from deployments.middleware import BodyLimit, RequestContext
 from deployments.model_status import ModelStatus
+from deployments.openapi import METADATA, install_openapi
 from deployments.quarantine import Quarantine
 from deployments.remote_jobs import RemoteJobs
 from deployments.request_log import RequestLog
@@ -34,7 +35,6 @@ from deployments.resources import MODELS
 from deployments.routes import account, background_removal, downloads, events, jobs, system, uploads
 from deployments.security_headers import Cors, SecurityHeaders
 from deployments.services import Services
-from deployments.version import API_VERSION
 from pipeline import codecs
 from pipeline.codecs.decoder_pool import DecoderPool
 from pipeline.config import Settings
@@ -58,19 +58,13 @@ def create_app(services: Services, *, behind_serve: bool = False) -> FastAPI:
             yield
         reporter.cancel()
 
-    app = FastAPI(
-        title="Clearcut",
-        version=API_VERSION,
-        description="Cut people and products out of photos; tap an object to extract it or to make it vanish.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = FastAPI(**METADATA, lifespan=lifespan, docs_url=None, redoc_url=None)
     settings = services.settings
     app.state.services = services
     app.state.quarantine = Quarantine()
     for resource in (background_removal, uploads, jobs, events, downloads, account, system):
         app.include_router(resource.router)
+    install_openapi(app)
     install_error_handlers(app)
     body_limit_mb = functools.partial(_body_limit_mb, settings)
     memory = MemoryBudget(settings.request_memory_mb)

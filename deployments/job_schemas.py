@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deployments.job_prompts import MAX_OBJECTS, MAX_POINTS
+from deployments.parameters import EXAMPLE_JOB_ID, JOB_ID_PATTERN
 from pipeline import masks
 from pipeline.errors import TooManyObjects, TooManyPoints
 from pipeline.jobs.records import JobRecord, JobView
@@ -15,25 +16,70 @@ from pipeline.jobs.records import JobRecord, JobView
 PointXY = tuple[float, float]
 Label = Literal[0, 1]
 
+_POINT = {
+    "type": "array",
+    "prefixItems": [{"type": "number", "minimum": 0}, {"type": "number", "minimum": 0}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+_LABEL = {"type": "integer", "enum": [0, 1]}
+
+
+def _one_or_more_per_object(item: dict[str, Any]) -> dict[str, Any]:
+    several = {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_POINTS}
+    return {"type": "array", "items": {"anyOf": [item, several]}, "minItems": 1, "maxItems": MAX_OBJECTS}
+
+
+# The limits are told here and checked by _few and in job_prompts.py, which answer with codes of their own.
+_ONE_OR_MORE_POINTS = _one_or_more_per_object(_POINT)
+_ONE_OR_MORE_LABELS = _one_or_more_per_object(_LABEL)
+_POINTS_TOLD = "One entry per object: a point [x, y], or a list of points [[x, y], ...]."
+_LABELS_TOLD = "Nested like coordinates_list: 1 on the object (the default), 0 not on it."
+_EXAMPLE_REQUEST = {"job_id": EXAMPLE_JOB_ID, "coordinates_list": [[250, 300], [[400, 150], [420, 150]]]}
+
+IN_QUERY: list[dict[str, Any]] = [
+    {
+        "name": name,
+        "in": "query",
+        "description": f"As in the body, as JSON. {told}",
+        "content": {"application/json": {"schema": schema, "example": example}},
+    }
+    for name, told, schema, example in (
+        ("coordinates_list", _POINTS_TOLD, _ONE_OR_MORE_POINTS, [[250, 300]]),
+        ("labels", _LABELS_TOLD, _ONE_OR_MORE_LABELS, [1]),
+    )
+]
+"""OpenAPI parameters: the part of a request that is JSON in the query too."""
+
 
 class SegmentRequest(BaseModel):
     """Points on the objects of a job, in pixels of ``original.png``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE_REQUEST]})
 
-    job_id: str | None = Field(None, description="May stand in the query instead.")
+    job_id: str | None = Field(
+        None,
+        description="May stand in the query instead.",
+        examples=[EXAMPLE_JOB_ID],
+        json_schema_extra={"anyOf": [{"type": "string", "pattern": JOB_ID_PATTERN}, {"type": "null"}]},
+    )
     coordinates_list: list[PointXY | list[PointXY]] | None = Field(
         None,
-        description="One entry per object: a point [x, y], or a list of points [[x, y], ...].",
+        description=_POINTS_TOLD,
         examples=[[[250, 300], [400, 150]]],
+        json_schema_extra={"anyOf": [_ONE_OR_MORE_POINTS, {"type": "null"}]},
     )
     labels: list[Label | list[Label]] | None = Field(
-        None, description="Nested like coordinates_list: 1 on the object (the default), 0 not on it."
+        None,
+        description=_LABELS_TOLD,
+        examples=[[1, 1]],
+        json_schema_extra={"anyOf": [_ONE_OR_MORE_LABELS, {"type": "null"}]},
     )
     callback_url: str | None = Field(
         None,
         description="Where the status document is sent once the job has ended: a host the operator allows.",
         examples=["https://hooks.example.com/clearcut"],
+        json_schema_extra={"anyOf": [{"type": "string", "format": "uri"}, {"type": "null"}]},
     )
 
     @field_validator("coordinates_list", "labels", mode="before")
@@ -52,19 +98,43 @@ class SegmentRequest(BaseModel):
 
 
 class JobAccepted(BaseModel):
-    job_id: str
+    """A job that took what it was sent."""
+
+    job_id: str = Field(examples=[EXAMPLE_JOB_ID])
     status: Literal["uploaded", "processing"]
-    message: str
+    message: str = Field(examples=["Segmenting 2 objects..."])
 
 
 class UploadAnswer(JobAccepted):
-    width: int = Field(description="Pixels of original.png.")
-    height: int = Field(description="Pixels of original.png.")
+    """A job with its photo, as it will be worked on."""
+
+    width: int = Field(description="Pixels of original.png.", examples=[1024])
+    height: int = Field(description="Pixels of original.png.", examples=[683])
 
 
 class JobDeleted(BaseModel):
+    """A job that is no more."""
+
     status: Literal["deleted"] = "deleted"
-    job_id: str
+    job_id: str = Field(examples=[EXAMPLE_JOB_ID])
+
+
+_EXAMPLE_STATUS = {
+    "job_id": EXAMPLE_JOB_ID,
+    "status": "processing",
+    "stage": "inpainting",
+    "progress": 60,
+    "num_objects": 1,
+    "objects": [{"coverage": 0.12, "confidence": 0.97}],
+    "files": ["original.png", "mask_0.png", "cropped_0.png"],
+    "width": 1024,
+    "height": 683,
+    "refine_radius_px": 8,
+    "created_at": "2026-01-31T12:00:00Z",
+    "updated_at": "2026-01-31T12:00:07Z",
+    "expires_at": "2026-02-01T12:00:07Z",
+    "job_dir": f"jobs/{EXAMPLE_JOB_ID}",
+}
 
 
 class ObjectFound(BaseModel):
@@ -80,7 +150,9 @@ JobState = Literal["uploaded", "processing", "ready", "error", "canceled"]
 class JobStatus(BaseModel):
     """A job as it stands."""
 
-    job_id: str = Field(examples=["5f2b6c0e9d1a4b7c8e3f0a1b2c3d4e5f"])
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_STATUS]})
+
+    job_id: str = Field(examples=[EXAMPLE_JOB_ID])
     status: JobState
     stage: str = Field(examples=["inpainting"])
     progress: int = Field(ge=0, le=100)

@@ -75,8 +75,9 @@ def _invalid(field: str, message: str) -> RequestValidationError:
     return RequestValidationError([problem])
 
 
-def upload_schema(field: str, extra: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def upload_schema(field: str, extra: dict[str, dict[str, Any]], *, description: str) -> dict[str, Any]:
     """The OpenAPI description of such a form, since the routes read their bodies themselves."""
-    properties = {field: {"type": "string", "format": "binary"}, **extra}
-    schema = {"type": "object", "required": [field], "properties": properties}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    photo = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP or BMP; 64x64 pixels to 8K."}
+    schema = {"type": "object", "required": [field], "properties": {field: photo, **extra}}
+    form = {"schema": schema, "encoding": {field: {"contentType": "image/jpeg, image/png, image/webp, image/bmp"}}}
+    return {"requestBody": {"required": True, "description": description, "content": {"multipart/form-data": form}}}

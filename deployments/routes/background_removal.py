@@ -16,10 +16,11 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from deployments.error_docs import TOO_MANY, refusals
+from deployments.error_docs import IMAGE_REFUSED, WORK_REFUSED, page_refusals, refusals
 from deployments.errors import request_id_of
 from deployments.latency import summarize
 from deployments.memory_budget import REMOVAL_BYTES_PER_PIXEL, hold_pixels
+from deployments.parameters import PNG_SCHEMA, told
 from deployments.quarantine import Quarantine
 from deployments.schemas import (
     ModelFiles,
@@ -34,7 +35,17 @@ from deployments.uploads import Upload, read_upload, upload_schema
 from deployments.version import API_VERSION
 from pipeline import codecs
 from pipeline.codecs import ImageLimits
-from pipeline.errors import ClearcutError, ProcessingTimeout, RateLimitExceeded, ReplicaDied
+from pipeline.errors import (
+    ClearcutError,
+    GpuMemoryExhausted,
+    InferenceError,
+    ModelNotLoaded,
+    ModelUnavailable,
+    Overloaded,
+    ProcessingTimeout,
+    Quarantined,
+    ReplicaDied,
+)
 from pipeline.operations.remove_background import RemovedBackground, remove_background
 from pipeline.stages import StageClock
 
@@ -43,13 +54,45 @@ MIB = 1024 * 1024
 
 router = APIRouter(prefix=PREFIX, tags=["background removal"])
 
+_YES_OR_NO = [{"type": "boolean"}, {"type": "string", "enum": ["1", "0", "on", "off", "t", "f", "y", "n", "yes", "no"]}]
 _FORM = upload_schema(
     "image",
-    {"smoothing": {"type": "boolean", "default": True}, "return_base64": {"type": "boolean", "default": False}},
+    {
+        "smoothing": {
+            "anyOf": _YES_OR_NO,
+            "default": True,
+            "description": "Whether the cut-out's edges are smoothed; false keeps the alpha as the model made it.",
+            "examples": [True],
+        },
+        "return_base64": {
+            "anyOf": _YES_OR_NO,
+            "default": False,
+            "description": "Whether the answer is JSON with the PNG as a data URL.",
+            "examples": [False],
+        },
+    },
+    description="The photo and how it is wanted.",
+)
+_REMOVED = told(
+    "The cut-out: a PNG, or JSON with return_base64.",
+    X_Processing_Time_Ms="Milliseconds inside the service, without the upload.",
+    X_Original_Size="Width and height in pixels: 1920x1080.",
+    X_Model_Version="The model that really ran.",
+    X_Mask_Coverage="Share of the picture that is foreground, 0 to 1.",
+    X_Mask_Confidence="Mean certainty of the model inside the foreground, 0 to 1.",
+    Server_Timing="Milliseconds of each stage.",
+    Content_Disposition="Of a PNG: the name to save it under.",
 )
 
 
-@router.get("/health", response_model=RemovalHealth, responses={503: {"description": "The model is not loaded."}})
+@router.get(
+    "/health",
+    operation_id="background_removal_health",
+    summary="Model, device and latencies of background removal.",
+    response_model=RemovalHealth,
+    response_description="Healthy, or degraded and why.",
+    responses=page_refusals({ModelNotLoaded: "The model does not answer."}),
+)
 async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSONResponse:
     """Status, model, device and the latencies of the last hour."""
     status = (await services.model_status())["BiRefNet"]
@@ -78,11 +121,25 @@ async def health(request: Request, services: ServicesDep) -> RemovalHealth | JSO
 
 @router.post(
     "/remove",
+    operation_id="remove_background",
+    summary="A photo (form field image) to a transparent PNG.",
     openapi_extra=_FORM,
     response_class=Response,
     responses={
-        200: {"content": {"image/png": {}}, "description": "The cut-out, or JSON with return_base64."},
-        **refusals({RateLimitExceeded: TOO_MANY}),
+        200: {**_REMOVED, "model": RemovalAnswer, "content": {"image/png": {"schema": PNG_SCHEMA}}},
+        **refusals(
+            {
+                **WORK_REFUSED,
+                **IMAGE_REFUSED,
+                Quarantined: "This picture has made a model fail before. It is not tried again for a while.",
+                InferenceError: "The model failed.",
+                ModelNotLoaded: "The model is not loaded.",
+                ModelUnavailable: "The model is not there now. Try again.",
+                GpuMemoryExhausted: "The GPU has no room for this picture now. Try again.",
+                Overloaded: "The service is busy. Try again in a moment.",
+                ProcessingTimeout: "Processing timeout exceeded 30 seconds",
+            }
+        ),
     },
 )
 async def remove(request: Request, services: ServicesDep) -> Response:

@@ -10,36 +10,57 @@ from starlette.responses import Response
 
 from deployments.downloads import artifact_response
 from deployments.error_docs import refusals
+from deployments.parameters import JPEG_SCHEMA, PNG_SCHEMA, FileName, JobId, told
 from deployments.services import ServicesDep
 from pipeline import codecs
 from pipeline.codecs import OWN_FILES
-from pipeline.errors import FileNotFound, InvalidInput, JobNotReady, StorageUnavailable
+from pipeline.errors import FileNotFound, InvalidInput, JobNotFound, JobNotReady, StorageUnavailable
 from pipeline.jobs.artifacts import ArtifactStore
 
 router = APIRouter(tags=["jobs"])
+
+_HEADERS = [
+    {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "Range": "One part of a PNG: `bytes=0-1023`. Anything else means all of it.",
+        "If-Range": "With Range: the tag of the file whose part is wanted.",
+        "If-None-Match": "Tags of what the client has already.",
+    }.items()
+]
 
 
 @router.head("/download/{job_id}/{filename}", include_in_schema=False)
 @router.get(
     "/download/{job_id}/{filename}",
+    operation_id="download",
+    summary="original, mask_i, cropped_i, inpainted_i, full_inpainted (.png).",
     response_class=Response,
+    openapi_extra={"parameters": _HEADERS},
     responses={
-        200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The file."},
-        206: {"content": {"image/png": {}}, "description": "The part that Range asked for."},
-        304: {"description": "The client has it already: its tag stands in If-None-Match."},
+        200: {
+            **told("The file.", ETag="Of a PNG: the file's tag.", Content_Disposition="The name to save it under."),
+            "content": {"image/png": {"schema": PNG_SCHEMA}, "image/jpeg": {"schema": JPEG_SCHEMA}},
+        },
+        206: {
+            **told("The part that Range asked for.", ETag="The file's tag.", Content_Range="Which part, of how much."),
+            "content": {"image/png": {"schema": PNG_SCHEMA}},
+        },
+        304: told("The client has it already: its tag stands in If-None-Match.", ETag="The file's tag."),
         **refusals(
             {
                 InvalidInput: "JPEG has no transparency. Fetch this file as PNG.",
+                JobNotFound: "Job not found",
                 FileNotFound: "File not found",
                 JobNotReady: "This file is not ready yet. It can be fetched as soon as the status lists it.",
                 StorageUnavailable: "The server's storage does not answer. Try again.",
-            }
+            },
+            by_status={416: "The range lies outside the file."},
         ),
     },
 )
 async def download(
-    job_id: str,
-    filename: str,
+    job_id: JobId,
+    filename: FileName,
     request: Request,
     services: ServicesDep,
     format: Annotated[

@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from deployments.error_docs import refusals
 from deployments.event_stream import ENDED, follow
 from deployments.job_schemas import ArtifactEvent, JobStatus
+from deployments.parameters import JobId
 from deployments.services import ServicesDep
-from pipeline.errors import ClearcutError, JobNotFound, Overloaded
+from pipeline.errors import ClearcutError, JobNotFound, Overloaded, StorageUnavailable
 from pipeline.jobs.records import JobEvent, JobRecord
 
 logger = logging.getLogger("ray.serve")
@@ -45,6 +46,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     **refusals(
         {
             JobNotFound: "Job not found",
+            StorageUnavailable: "The server's storage does not answer. Try again.",
             Overloaded: "Too many event streams are open. Try again in a few seconds.",
         }
     ),
@@ -60,7 +62,7 @@ class _Opened:
 
 
 async def _open(
-    job_id: str,
+    job_id: JobId,
     services: ServicesDep,
     last_event_id: Annotated[
         int | None,
@@ -76,7 +78,13 @@ async def _open(
         yield _Opened(record, after)
 
 
-@router.get("/events/{job_id}", response_class=EventSourceResponse, responses=_RESPONSES)
+@router.get(
+    "/events/{job_id}",
+    operation_id="job_events",
+    summary="The same as Server-Sent Events: stage, artifact, end.",
+    response_class=EventSourceResponse,
+    responses=_RESPONSES,
+)
 async def events(
     request: Request, services: ServicesDep, opened: Annotated[_Opened, Depends(_open)]
 ) -> AsyncIterator[ServerSentEvent]:

@@ -11,21 +11,27 @@ from pydantic import ValidationError
 from deployments import strict_json
 from deployments.callbacks.rules import CallbackRules
 from deployments.clients import ClientDep
-from deployments.error_docs import TOO_MANY, refusals
+from deployments.error_docs import WORK_REFUSED, refusals
 from deployments.idempotency import KeyHeader, segment_key
-from deployments.job_schemas import JobAccepted, JobDeleted, JobStatus, SegmentRequest
+from deployments.job_links import LINKS
+from deployments.job_prompts import MAX_OBJECTS, MAX_POINTS
+from deployments.job_schemas import IN_QUERY, JobAccepted, JobDeleted, JobStatus, SegmentRequest
+from deployments.parameters import EXAMPLE_JOB_ID, JOB_ID_PATTERN, JobId
 from deployments.services import ServicesDep
 from deployments.strict_json import StrictJsonRoute
 from pipeline.errors import (
     CallbackRejected,
     ClearcutError,
+    FileTooLarge,
     InvalidPoint,
     JobBusy,
     JobFinished,
     JobNotFound,
     KeyReused,
     Overloaded,
-    RateLimitExceeded,
+    StorageUnavailable,
+    TooManyObjects,
+    TooManyPoints,
 )
 from pipeline.jobs.records import JobObject
 
@@ -33,35 +39,59 @@ LONGEST_WAIT_S = 60
 
 router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute)
 
-_UNKNOWN: dict[type[ClearcutError], str] = {JobNotFound: "Job not found"}
+_UNKNOWN: dict[type[ClearcutError], str] = {
+    JobNotFound: "Job not found",
+    StorageUnavailable: "The server's storage does not answer. Try again.",
+}
 
 
 @router.post(
     "/segment",
+    operation_id="segment",
+    summary="job_id and coordinates_list: start work on the objects under the points.",
     response_model=JobAccepted,
-    responses=refusals(
-        {
-            InvalidPoint: "Point (900, 10) of object 0 is outside the picture of 640x480 pixels.",
-            CallbackRejected: "callback_url names a host or port that is not allowed.",
-            **_UNKNOWN,
-            JobBusy: "This job is being processed. Wait until it is ready, then segment again.",
-            KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
-            RateLimitExceeded: TOO_MANY,
-            Overloaded: "Too many jobs are waiting. Try again later.",
-        }
-    ),
+    openapi_extra={"parameters": IN_QUERY},
+    responses={
+        200: {"description": "The work has begun, or waits for its turn.", "links": LINKS},
+        **refusals(
+            {
+                **WORK_REFUSED,
+                InvalidPoint: "Point (900, 10) of object 0 is outside the picture of 640x480 pixels.",
+                TooManyObjects: f"At most {MAX_OBJECTS} objects a job.",
+                TooManyPoints: f"At most {MAX_POINTS} points an object.",
+                CallbackRejected: "callback_url names a host or port that is not allowed.",
+                **_UNKNOWN,
+                JobBusy: "This job is being processed. Wait until it is ready, then segment again.",
+                FileTooLarge: "File size exceeds 1MB limit",
+                KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
+                Overloaded: "Too many jobs are waiting. Try again later.",
+            }
+        ),
+    },
 )
 async def segment(
     services: ServicesDep,
     client: ClientDep,
     body: SegmentRequest | None = None,
-    job_id: Annotated[str | None, Query(description="The job; may stand in the body instead.")] = None,
-    coordinates_list: Annotated[str | None, Query(description="JSON, as in the body.")] = None,
-    labels: Annotated[str | None, Query(description="JSON, as in the body.")] = None,
-    callback_url: Annotated[str | None, Query(description="As in the body.")] = None,
+    job_id: Annotated[
+        str | None,
+        Query(
+            description="The job; may stand in the body instead.",
+            examples=[EXAMPLE_JOB_ID],
+            json_schema_extra={"pattern": JOB_ID_PATTERN},
+        ),
+    ] = None,
+    coordinates_list: Annotated[str | None, Query(include_in_schema=False)] = None,  # these two: IN_QUERY
+    labels: Annotated[str | None, Query(include_in_schema=False)] = None,
+    callback_url: Annotated[
+        str | None, Query(description="As in the body.", json_schema_extra={"format": "uri"})
+    ] = None,
     idempotency_key: KeyHeader = None,
 ) -> JobAccepted:
-    """Starts work on the objects under the points."""
+    """Starts work on the objects under the points. What the body leaves out may stand in the query.
+
+    A job that has ended may be segmented again, from the same photo.
+    """
     wanted = _merge(body, job_id, coordinates_list, labels, callback_url)
     if wanted.job_id is None:
         raise _invalid("job_id", "Field required, in the query or in the body.")
@@ -76,12 +106,15 @@ async def segment(
 
 @router.get(
     "/status/{job_id}",
+    operation_id="job_status",
+    summary="Progress, stage and the files that are ready; ?wait=30 waits for the job to end.",
+    response_description="The job as it stands.",
     response_model=JobStatus,
     response_model_exclude_none=True,
     responses=refusals({**_UNKNOWN, Overloaded: "Too many waiting requests are open. Try again in a few seconds."}),
 )
 async def status(
-    job_id: str,
+    job_id: JobId,
     services: ServicesDep,
     wait: Annotated[
         float,
@@ -97,17 +130,27 @@ async def status(
 
 @router.post(
     "/cancel/{job_id}",
+    operation_id="cancel",
+    summary="End the work on a job; its photo stays.",
+    response_description="The job, canceled.",
     response_model=JobStatus,
     response_model_exclude_none=True,
     responses=refusals({**_UNKNOWN, JobFinished: "This job has ended already."}),
 )
-async def cancel(job_id: str, services: ServicesDep) -> JobStatus:
+async def cancel(job_id: JobId, services: ServicesDep) -> JobStatus:
     """Ends the job's work and discards what it made; the photo stays, to be segmented again."""
     return JobStatus.of(await services.jobs.cancel(job_id))
 
 
-@router.delete("/cleanup/{job_id}", response_model=JobDeleted, responses=refusals(_UNKNOWN))
-async def cleanup(job_id: str, services: ServicesDep) -> JobDeleted:
+@router.delete(
+    "/cleanup/{job_id}",
+    operation_id="cleanup",
+    summary="Delete a job and all its files.",
+    response_description="It is gone.",
+    response_model=JobDeleted,
+    responses=refusals(_UNKNOWN),
+)
+async def cleanup(job_id: JobId, services: ServicesDep) -> JobDeleted:
     """Ends the job and deletes everything it has."""
     await services.jobs.delete(job_id)
     return JobDeleted(job_id=job_id)

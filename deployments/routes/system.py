@@ -9,12 +9,16 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from deployments.errors import request_id_of
+from deployments.error_docs import page_refusals
+from deployments.errors import error_response, request_id_of
 from deployments.model_status import ModelStatus
-from deployments.schemas import ServiceHealth
+from deployments.openapi import list_endpoints
+from deployments.parameters import told
+from deployments.schemas import Alive, Documentation, Readiness, ServiceHealth
 from deployments.security_headers import page_policy
 from deployments.services import Services, ServicesDep
 from deployments.version import API_VERSION
+from pipeline.errors import ModelNotLoaded
 
 router = APIRouter(tags=["system"])
 
@@ -26,29 +30,25 @@ _DOCUMENTATION: dict[str, Any] = {
     "description": "Cuts people and products out of photos; extracts or removes what you tap.",
     "documentation": "/docs",
     "openapi": "/openapi.json",
-    "endpoints": {
-        "POST /api/background-removal/remove": "A photo (form field image) to a transparent PNG.",
-        "GET /api/background-removal/health": "Model, device and latencies of background removal.",
-        "POST /upload": "A photo (form field file) to a job_id.",
-        "POST /segment": "job_id and coordinates_list: start work on the objects under the points.",
-        "GET /status/{job_id}": "Progress, stage and the files that are ready; ?wait=30 waits for the job to end.",
-        "GET /events/{job_id}": "The same as Server-Sent Events: stage, artifact, end.",
-        "POST /cancel/{job_id}": "End the work on a job; its photo stays.",
-        "GET /download/{job_id}/{filename}": "original, mask_i, cropped_i, inpainted_i, full_inpainted (.png).",
-        "DELETE /cleanup/{job_id}": "Delete a job and all its files.",
-        "GET /health": "The service in one look.",
-        "GET /healthz": "The process is up.",
-        "GET /readyz": "Every deployment is ready.",
-    },
 }
 
 
-@router.get("/", response_class=Response)
-async def root(request: Request) -> Response:
-    """What this service offers; browsers are led to the studio."""
+@router.get(
+    "/",
+    operation_id="documentation",
+    summary="What this service offers: this page.",
+    response_model=Documentation,
+    response_description="Every route, in a line each.",
+    responses={
+        307: told("A browser goes to the studio.", Location="/studio/"),
+        **page_refusals(),
+    },
+)
+async def root(request: Request) -> Documentation | RedirectResponse:
+    """What this service offers; who would rather have HTML is led to the studio."""
     if prefers_html(request.headers.get("accept", "")):
         return RedirectResponse("/studio/", status_code=307)
-    return JSONResponse(_DOCUMENTATION)
+    return Documentation(**_DOCUMENTATION, endpoints=list_endpoints(request.app))
 
 
 @router.get("/studio/", include_in_schema=False)
@@ -71,7 +71,15 @@ async def docs(request: Request) -> Response:
     return page
 
 
-@router.get("/health", response_model=ServiceHealth, response_model_exclude_none=True)
+@router.get(
+    "/health",
+    operation_id="health",
+    summary="The service in one look.",
+    response_model=ServiceHealth,
+    response_model_exclude_none=True,
+    response_description="Healthy, or degraded and why.",
+    responses=page_refusals({ModelNotLoaded: "Not loaded: LaMa: It does not answer."}),
+)
 async def health(request: Request, services: ServicesDep) -> ServiceHealth | JSONResponse:
     """Which models are loaded, and on what."""
     statuses = await services.model_status()
@@ -101,20 +109,34 @@ def _problem(status: ModelStatus | None) -> str:
     return (status and status.error) or "It does not answer."
 
 
-@router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """This process is up."""
-    return {"status": "ok"}
+@router.get(
+    "/healthz",
+    operation_id="healthz",
+    summary="The process is up.",
+    response_description="It is.",
+    responses=page_refusals(),
+)
+async def healthz() -> Alive:
+    """Whether this process answers; it asks no other."""
+    return Alive()
 
 
-@router.get("/readyz", responses={503: {"description": "A deployment is not ready yet."}})
-async def readyz(services: ServicesDep) -> JSONResponse:
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Every deployment is ready.",
+    response_model=Readiness,
+    response_description="It is.",
+    responses=page_refusals({ModelNotLoaded: "Not ready yet: LaMa."}),
+)
+async def readyz(request: Request, services: ServicesDep) -> Readiness | JSONResponse:
     """200 once every deployment answers; a deployment is up only after its model was loaded and warmed up."""
     ready = await _ready(services)
-    return JSONResponse(
-        {"status": "ready" if all(ready.values()) else "starting", "deployments": ready},
-        status_code=200 if all(ready.values()) else 503,
-    )
+    missing = [name for name, is_ready in ready.items() if not is_ready]
+    if missing:
+        fields = {"status": "starting", "deployments": ready}
+        return error_response(request, 503, ModelNotLoaded.code, f"Not ready yet: {', '.join(missing)}.", fields)
+    return Readiness(deployments=ready)
 
 
 async def _ready(services: Services) -> dict[str, bool]:

@@ -12,8 +12,9 @@ from typing import ParamSpec
 from fastapi import APIRouter, Request
 
 from deployments.clients import client_of
-from deployments.error_docs import TOO_MANY, refusals
+from deployments.error_docs import IMAGE_REFUSED, WORK_REFUSED, refusals
 from deployments.idempotency import KeyHeader, upload_key
+from deployments.job_links import LINKS
 from deployments.job_schemas import UploadAnswer
 from deployments.memory_budget import UPLOAD_BYTES_PER_PIXEL, hold_pixels
 from deployments.services import Services, ServicesDep
@@ -28,8 +29,8 @@ from pipeline.errors import (
     JobNotFound,
     KeyReused,
     Overloaded,
-    RateLimitExceeded,
     StorageFull,
+    StorageUnavailable,
 )
 from pipeline.jobs.records import IdempotencyKey, JobRecord
 from pipeline.operations.extract_and_remove import ORIGINAL
@@ -53,18 +54,25 @@ class _Original:
 
 @router.post(
     "/upload",
+    operation_id="upload",
+    summary="A photo (form field file) to a job_id.",
     response_model=UploadAnswer,
-    openapi_extra=upload_schema("file", {}),
-    responses=refusals(
-        {
-            InvalidImage: "Upload failed: Invalid image data: the file is not a picture.",
-            FileTooLarge: "File size exceeds 50MB limit",
-            KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
-            RateLimitExceeded: TOO_MANY,
-            Overloaded: "The service is busy. Try again in a few seconds.",
-            StorageFull: "The server has no room for more files. Try again later.",
-        }
-    ),
+    openapi_extra=upload_schema("file", {}, description="The photo."),
+    responses={
+        200: {"description": "The job that was opened, or the one this Idempotency-Key opened before.", "links": LINKS},
+        **refusals(
+            {
+                **WORK_REFUSED,
+                **IMAGE_REFUSED,
+                InvalidImage: "Upload failed: Invalid image data: the file is not a picture.",
+                FileTooLarge: "File size exceeds 50MB limit",
+                KeyReused: "This Idempotency-Key was used for another request. Take a new key for a new request.",
+                Overloaded: "The service is busy. Try again in a few seconds.",
+                StorageUnavailable: "The server's storage does not answer. Try again.",
+                StorageFull: "The server has no room for more files. Try again later.",
+            }
+        ),
+    },
 )
 async def upload(request: Request, services: ServicesDep, idempotency_key: KeyHeader = None) -> UploadAnswer:
     """Registers a photo; the job it opens waits for points."""
