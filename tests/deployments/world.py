@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import sqlalchemy as sa
+from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from deployments.ingress import create_app
@@ -116,6 +117,7 @@ class World:
     store: WatchedStore
     artifacts: LocalArtifacts
     scheduler: JobScheduler
+    app: FastAPI
     client: httpx.AsyncClient
 
     async def upload(self, pixels: NDArray[np.uint8] | None = None) -> str:
@@ -184,7 +186,7 @@ async def open_world(
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://clearcut") as client,
         ):
-            yield World(folder, known, services, store, artifacts, scheduler, client)
+            yield World(folder, known, services, store, artifacts, scheduler, app, client)
     finally:
         await scheduler.stop()
         await keys.stop()
