@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Format, lint, types, lock files: all of them, then fails if one did. With --fix, formats and mends what ruff can.
+# Format, lint, types, lock files, known holes in packages: all of them, then fails if one did.
+# With --fix, formats and mends what ruff can.
 set -euo pipefail
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 "$ROOT/scripts/setup_env.sh" --dev
@@ -21,6 +22,7 @@ check format "$python" -m ruff format --check .
 check lint "$python" -m ruff check .
 check types "$python" -m mypy
 check locks "$python" scripts/check_lock.py
+check audit "$python" scripts/audit_lock.py
 for script in scripts/*.sh .ci/run; do check "$script" bash -n "$script"; done
 
 if ((${#failed[@]})); then
