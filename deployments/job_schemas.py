@@ -16,7 +16,7 @@ from pipeline.jobs.records import JobRecord, JobView
 PointXY = tuple[float, float]
 Label = Literal[0, 1]
 
-_POINT = {
+_POINT: dict[str, Any] = {
     "type": "array",
     "prefixItems": [{"type": "number", "minimum": 0}, {"type": "number", "minimum": 0}],
     "minItems": 2,
@@ -35,7 +35,7 @@ _ONE_OR_MORE_POINTS = _one_or_more_per_object(_POINT)
 _ONE_OR_MORE_LABELS = _one_or_more_per_object(_LABEL)
 _POINTS_TOLD = "One entry per object: a point [x, y], or a list of points [[x, y], ...]."
 _LABELS_TOLD = "Nested like coordinates_list: 1 on the object (the default), 0 not on it."
-_EXAMPLE_REQUEST = {"job_id": EXAMPLE_JOB_ID, "coordinates_list": [[250, 300], [[400, 150], [420, 150]]]}
+_EXAMPLE_REQUEST: dict[str, Any] = {"job_id": EXAMPLE_JOB_ID, "coordinates_list": [[250, 300], [[400, 150], [420, 150]]]}
 
 IN_QUERY: list[dict[str, Any]] = [
     {
@@ -119,7 +119,7 @@ class JobDeleted(BaseModel):
     job_id: str = Field(examples=[EXAMPLE_JOB_ID])
 
 
-_EXAMPLE_STATUS = {
+_EXAMPLE_STATUS: dict[str, Any] = {
     "job_id": EXAMPLE_JOB_ID,
     "status": "processing",
     "stage": "inpainting",
