@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
@@ -30,3 +31,14 @@ PICTURES = [
 ]
 
 schemathesis.openapi.format("binary", st.sampled_from(PICTURES))
+
+
+@schemathesis.hook
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+    """Taps a point that lies on every picture above, where a call follows another one: so that jobs get work."""
+    meta, body = case.meta, case.body
+    if case.path != "/segment" or meta is None or meta.generation.mode.is_negative or not isinstance(body, dict):
+        return
+    if meta.phase.name.value == "stateful":
+        case.body = {"job_id": body.get("job_id"), "coordinates_list": [[32, 32]]}
+        case.query = {}
