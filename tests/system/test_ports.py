@@ -57,8 +57,8 @@ def ports(service: RunningService) -> set[tuple[str, int]]:
 
 @pytest.fixture
 def dashboard(service: RunningService) -> str:
-    """Where the log says that Ray's dashboard is."""
-    said = re.search(r"Ray dashboard (http://\S+)", service.log.read_text(errors="replace"))
+    """Where Ray says, as it starts, that its dashboard is."""
+    said = re.search(r"View the dashboard at .*?(http://[\w.:]+)", service.log.read_text(errors="replace"))
     assert said is not None
     return said[1]
 
