@@ -35,7 +35,10 @@ _ONE_OR_MORE_POINTS = _one_or_more_per_object(_POINT)
 _ONE_OR_MORE_LABELS = _one_or_more_per_object(_LABEL)
 _POINTS_TOLD = "One entry per object: a point [x, y], or a list of points [[x, y], ...]."
 _LABELS_TOLD = "Nested like coordinates_list: 1 on the object (the default), 0 not on it."
-_EXAMPLE_REQUEST: dict[str, Any] = {"job_id": EXAMPLE_JOB_ID, "coordinates_list": [[250, 300], [[400, 150], [420, 150]]]}
+_EXAMPLE_REQUEST: dict[str, Any] = {
+    "job_id": EXAMPLE_JOB_ID,
+    "coordinates_list": [[250, 300], [[400, 150], [420, 150]]],
+}
 
 IN_QUERY: list[dict[str, Any]] = [
     {
