@@ -25,8 +25,6 @@ OPEN_PATHS = frozenset(
         "/api/background-removal/health",
         "/",
         "/docs",
-        "/docs/oauth2-redirect",
-        "/redoc",
         "/openapi.json",
     }
 )

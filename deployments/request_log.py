@@ -14,6 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.clients import client_in
 from deployments.errors import route_of
 
 logger = logging.getLogger("ray.serve")
@@ -68,7 +69,7 @@ class RequestLog:
                 "bytes_out": bytes_out,
                 "duration_ms": round((time.perf_counter() - started) * 1000, 1),
                 "error_code": state.get("error_code"),
-                "client_name": state.get("client_name"),
+                "client_name": client_in(scope).name,
                 "stages_ms": stages,
             }
             told = {name: value for name, value in fields.items() if value not in (None, {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,11 +16,13 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from deployments.clients import Client, remember_client
 from deployments.log_file import SharedLogFile, log_to_file
 from deployments.proxy_door import ProxyDoor
 from deployments.request_log import RequestLog
 from deployments.security_headers import SECURITY_HEADERS
 from pipeline.config import Settings
+from pipeline.jobs.api_keys import ApiKeys
 from pipeline.origins import parse_origins
 from tests.deployments.conftest import OpenWorld
 from tests.deployments.world import World
@@ -138,7 +141,7 @@ class TestTheLog:
     async def test_a_removal_leaves_one_line_with_its_stages(
         self, world: World, service_log: pytest.LogCaptureFixture
     ) -> None:
-        answer = await world.client.post(f"{REMOVE}?token=hush", files=FORM, headers={"X-API-Key": "k-secret"})
+        answer = await world.client.post(f"{REMOVE}?token=hush", files=FORM)
         (line,) = request_lines(service_log)
         assert (line["method"], line["route"], line["status"]) == ("POST", REMOVE, 200)
         assert line["request_id"] == answer.headers["x-request-id"]
@@ -172,7 +175,7 @@ class TestTheLog:
 
     async def test_it_names_the_key_by_its_name(self, service_log: pytest.LogCaptureFixture) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            scope.setdefault("state", {})["client_name"] = "bench"
+            remember_client(scope, Client("192.0.2.1", "id", "bench", "free"))
             raise RuntimeError
 
         async def nothing(*_: Any) -> Any: ...
@@ -181,6 +184,16 @@ class TestTheLog:
             await RequestLog(app)({"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, nothing)
         (line,) = request_lines(service_log)
         assert (line["client_name"], line["status"]) == ("bench", 499)
+
+    async def test_a_key_that_was_sent_has_its_name_in_it(
+        self, world: World, service_log: pytest.LogCaptureFixture
+    ) -> None:
+        with contextlib.closing(ApiKeys(f"sqlite:///{world.folder / 'jobs.db'}")) as keys:
+            _, text = keys.create("bench", "free")
+        await world.client.get("/account", headers={"X-API-Key": text})
+        (line,) = request_lines(service_log)
+        assert (line["client_name"], line["route"]) == ("bench", "/account")
+        assert text not in str(line)
 
 
 def write_lines(path: Path, writer: int, count: int) -> None:
