@@ -1,7 +1,7 @@
 """However a file is damaged, it is a picture or refused, and the decoders live on.
 
     .venv/bin/python -m pytest tests/fuzz -m "not slow"            # some seconds
-    .venv/bin/python -m pytest tests/fuzz -m slow                  # three minutes, other damage each time
+    .venv/bin/python -m pytest tests/fuzz -m slow                  # two minutes, other damage each time
     FUZZ_MINUTES=480 .venv/bin/python -m pytest tests/fuzz -m slow --timeout 0 -s
 
 A file that fails is written to the folder FUZZ_FOUND, /tmp unless set, and its name is in the message.
@@ -26,7 +26,7 @@ from scripts.hostile_files import Specimen
 from tests.fuzz.mutations import Damaged, damaged
 
 MAX_FILE_BYTES = 100_000
-SLOW_MINUTES = 3.0
+SLOW_MINUTES = 2.0
 EXAMPLES_A_ROUND = 2000
 # One picture of the largest size (a decoder holds some of its memory for the next), no more however many there were.
 ALLOWED_GROWTH_MB = 200.0

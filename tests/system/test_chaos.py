@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.conftest import ROOT
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from tests.servers import redis
 from tests.stub_models import encode, photo
 from tests.system.conftest import ROOT, RunningService, start_service, wait_until_ready
 
-pytestmark = [pytest.mark.slow, pytest.mark.system, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.system, pytest.mark.timeout(500)]
 
 PROXY = "127.0.0.2"  # an address of this machine, as all of 127.0.0.0/8
 CLIENTS = ("203.0.113.1", "203.0.113.2", "2001:db8:0:3::1")

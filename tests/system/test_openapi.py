@@ -9,7 +9,7 @@ import pytest
 from tests.openapi.run import call_everything
 from tests.system.conftest import running_service
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_every_route_answers_as_described(tmp_path: Path) -> None:
