@@ -97,7 +97,7 @@ class Service:
 
     def remove_background(self, photo: Path) -> Alpha:
         files = {"image": (photo.name, photo.read_bytes())}
-        answer = self._client.post("/api/background-removal/remove", files=files).raise_for_status()
+        answer = self._post("/api/background-removal/remove", files=files)
         cutout = decode(answer.content, cv2.IMREAD_UNCHANGED)
         return np.asarray(cutout[..., 3] / 255.0, np.float32)
 
@@ -110,18 +110,28 @@ class Service:
     def _job(self, photo: Path, point: Point, wanted: str, flags: int) -> Picture:
         """One file of a job with one tap, at the photo's size; the job is deleted."""
         files = {"file": (photo.name, photo.read_bytes())}
-        job = self._client.post("/upload", files=files).raise_for_status().json()
+        job = self._post("/upload", files=files).json()
         height, width = read_photo(photo).shape[:2]
         x, y = point[0] * job["width"] / width, point[1] * job["height"] / height
         try:
             body = {"coordinates_list": [[int(x), int(y)]]}
-            self._client.post("/segment", params={"job_id": job["job_id"]}, json=body).raise_for_status()
+            self._post("/segment", params={"job_id": job["job_id"]}, json=body)
             self._wait(job["job_id"])
             file = self._client.get(f"/download/{job['job_id']}/{wanted}").raise_for_status()
         finally:
             self._client.delete(f"/cleanup/{job['job_id']}")
         picture = decode(file.content, flags)
         return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def _post(self, path: str, **arguments: Any) -> httpx.Response:
+        """The answer; sent again when the service says after how many seconds (its limits, or too much to do)."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            answer = self._client.post(path, **arguments)
+            pause_s = float(answer.headers.get("Retry-After", 0)) if answer.status_code in (429, 503) else 0.0
+            if not pause_s or time.monotonic() + pause_s > deadline:
+                return answer.raise_for_status()
+            time.sleep(pause_s)
 
     def _wait(self, job_id: str) -> None:
         deadline = time.monotonic() + TIMEOUT_S
