@@ -113,8 +113,7 @@ class JobClient:
         expected = {"JOB_NOT_FOUND"} if entry.wish == "cleanup" else set()
         stream = self._caller.events(entry.job_id, str(entry.last_event or ""), expected)
         async for number, name, data in stream:
-            entry.saw_event(int(number))
-            entry.saw(json.loads(data))
+            entry.saw_event(int(number), json.loads(data))
             if name == "end" or entry.cleanup:
                 break
         await stream.aclose()  # type: ignore[attr-defined]

@@ -38,6 +38,7 @@ class Entry:
     progress: int = 0
     ready_at_s: float | None = None
     last_event: int = 0
+    told_progress: int = 0
     downloads: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -64,7 +65,7 @@ class Entry:
         """Another run is about to be asked for: progress begins anew."""
         self.plan = plan
         self.run += 1
-        self.progress = 0
+        self.progress = self.told_progress = 0
         self.segmented_at_s = self.ready_at_s = None
 
     def segmented(self) -> None:
@@ -84,11 +85,19 @@ class Entry:
             self.ready_at_s = time.monotonic()
         self.state, self.stage, self.progress = state, status["stage"], max(progress, self.progress)
 
-    def saw_event(self, number: int) -> None:
-        """An event arrived: their numbers rise."""
+    def saw_event(self, number: int, status: dict[str, Any]) -> None:
+        """An event arrived with the job as it stood then: numbers rise, and among events progress never falls.
+
+        A stream that broke is caught up with, so an event may be older than what a status told meanwhile.
+        """
         if number <= self.last_event:
             self.problems.append(f"event {number} came after event {self.last_event}")
+        if status["progress"] < self.told_progress:
+            self.problems.append(f"progress of event {number} fell from {self.told_progress} to {status['progress']}")
         self.last_event = max(number, self.last_event)
+        self.told_progress = max(status["progress"], self.told_progress)
+        if status["progress"] >= self.progress:
+            self.saw(status)
 
 
 @dataclass

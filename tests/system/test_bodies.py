@@ -101,7 +101,7 @@ def test_ten_gigabytes_in_chunks_are_cut_at_the_limit(
     after = resident_mb(service)
     grown = {name: after.get(name, 0) - size for name, size in before.items()}
     print(target, f"{sent / 2**20:.0f} MiB sent", {name: f"{size:+.0f} MB" for name, size in grown.items()})
-    assert limit_mib * 2**20 <= sent < 0.2 * GIB
+    assert limit_mib * 2**20 <= sent < 0.5 * GIB
     assert after.keys() == before.keys()
     assert max(grown.values()) < 250
     assert httpx.get(f"{service.url}/healthz").status_code == 200

@@ -61,8 +61,17 @@ def test_a_key_that_gets_a_second_job_keeps_both_ids(entry: Entry) -> None:
 @pytest.mark.parametrize(("numbers", "problems"), [([1, 2, 5], 0), ([1, 2, 2], 1), ([3, 2, 4], 1)])
 def test_event_numbers_rise(entry: Entry, numbers: list[int], problems: int) -> None:
     for number in numbers:
-        entry.saw_event(number)
+        entry.saw_event(number, status(5))
     assert len(entry.problems) == problems
+
+
+def test_events_that_are_caught_up_with_may_be_older_than_a_status(entry: Entry) -> None:
+    entry.saw(status(78))
+    for number, progress in enumerate((0, 5, 30, 85), 1):
+        entry.saw_event(number, status(progress))
+    assert (entry.problems, entry.progress) == ([], 85)
+    entry.saw_event(5, status(40))
+    assert entry.problems == ["progress of event 5 fell from 85 to 40"]
 
 
 def test_the_first_end_after_a_fault_is_of_a_job_that_was_accepted_after_it() -> None:
